@@ -1,0 +1,13 @@
+"""The lab's errors: one tree, and every message says what to do next where that is known."""
+
+
+class LabError(Exception):
+    """The lab cannot do what was asked (a tool is missing, a build or a boot failed)."""
+
+
+class CommandError(LabError):
+    """A command ended with a status other than zero."""
+
+
+class DeadlineError(LabError):
+    """A command on the machine did not end before its deadline; it was killed."""

@@ -1,0 +1,97 @@
+"""The one door to programs on the host: argument lists only, never a shell."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from lab.errors import CommandError, LabError
+
+LAST_LINES = 25
+
+
+def say(text: str) -> None:
+    """Tell the person at the terminal what happens; standard output stays for results."""
+    print(f"lab: {text}", file=sys.stderr, flush=True)
+
+
+def tail(path: Path, lines: int = LAST_LINES) -> str:
+    """Return the last lines of a log, or a note that there is none."""
+    try:
+        text = path.read_text(errors="replace")
+    except OSError:
+        return "(no log)"
+    return "\n".join(text.splitlines()[-lines:])
+
+
+def run(
+    argv: Sequence[str | Path],
+    *,
+    cwd: Path | None = None,
+    env: Mapping[str, str] | None = None,
+    timeout: float = 600,
+) -> str:
+    """Run a program to its end and return its standard output.
+
+    `env` is added to our environment; `timeout` is in seconds.
+    Raises CommandError with the program's last words when it fails.
+    """
+    words = [str(word) for word in argv]
+    try:
+        done = subprocess.run(
+            words,
+            cwd=cwd,
+            env=_environment(env),
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            errors="replace",
+            timeout=timeout,
+            check=False,
+        )
+    except OSError as error:
+        raise LabError(f"cannot start {words[0]}: {error.strerror}") from error
+    except subprocess.TimeoutExpired as error:
+        raise LabError(f"{' '.join(words[:3])} did not end within {timeout:.0f} s") from error
+    if done.returncode:
+        words_of_it = "\n".join((done.stderr + done.stdout).splitlines()[-LAST_LINES:])
+        raise CommandError(f"{' '.join(words)}: status {done.returncode}\n{words_of_it}")
+    return done.stdout
+
+
+def run_logged(
+    argv: Sequence[str | Path],
+    log: Path,
+    *,
+    cwd: Path,
+    env: Mapping[str, str] | None = None,
+    timeout: float,
+) -> None:
+    """Run a talkative program, appending all it says to `log`.
+
+    Raises LabError that names the log and shows its last lines.
+    """
+    words = [str(word) for word in argv]
+    with log.open("a") as out:
+        print("$", *words, file=out, flush=True)
+        try:
+            subprocess.run(
+                words,
+                cwd=cwd,
+                env=_environment(env),
+                stdin=subprocess.DEVNULL,
+                stdout=out,
+                stderr=subprocess.STDOUT,
+                timeout=timeout,
+                check=True,
+            )
+        except OSError as error:
+            raise LabError(f"cannot start {words[0]}: {error.strerror}") from error
+        except subprocess.SubprocessError as error:
+            raise LabError(f"{words[0]} failed, see {log}:\n{tail(log)}") from error
+
+
+def _environment(extra: Mapping[str, str] | None) -> dict[str, str]:
+    # C locale: we read what programs print.
+    return {**os.environ, "LC_ALL": "C", **(extra or {})}

@@ -1,0 +1,64 @@
+"""Compile a User-Mode Linux kernel with OpenZFS built in: Linux as an ordinary program.
+
+Source: Documentation/virt/uml of Linux; `./configure --enable-linux-builtin` and copy-builtin of
+OpenZFS.
+"""
+
+import os
+import shutil
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from lab.errors import LabError
+from lab.process import run, run_logged, say
+
+CONFIG = Path(__file__).with_name("uml.config")
+CONFIGURED = "CONFIG_ZFS=y"
+HOUR = 3600
+
+
+def compile_kernel(tree: Path, log: Path) -> Path:
+    """Build the kernel of the linux-source and zfs-dkms packages unpacked in ``tree``.
+
+    Returns the program's path. Raises LabError that names ``log`` when a step fails.
+    """
+    (archive,) = (tree / "usr/src").glob("linux-source-*.tar.xz")
+    (zfs,) = (tree / "usr/src").glob("zfs-*")
+    say("unpacking the kernel's source (10 s)")
+    run(["tar", "-xf", archive, "-C", tree], env={"XZ_OPT": "-T0"})
+    linux = tree / archive.name.removesuffix(".tar.xz")
+    # copy-builtin cleans it away.
+    revision = (zfs / "include/zfs_gitrev.h").read_bytes()
+
+    def make(*targets: str) -> None:
+        jobs = len(os.sched_getaffinity(0))
+        words = ["make", "-s", "ARCH=um", f"-j{jobs}", *targets]
+        env = {"KCONFIG_ALLCONFIG": str(CONFIG)}
+        run_logged(words, log, cwd=linux, env=env, timeout=HOUR)
+
+    make("allnoconfig")
+    make("prepare", "modules_prepare")
+    say("compiling the kernel, configuring OpenZFS (2 to 6 minutes)")
+    with ThreadPoolExecutor(1) as beside:  # configure uses one processor, mostly
+        configured = beside.submit(_configure, zfs, linux, log.with_suffix(".configure.log"))
+        make("vmlinux")
+        configured.result()
+    say("compiling OpenZFS into the kernel (3 to 10 minutes)")
+    run_logged(["./copy-builtin", str(linux)], log, cwd=zfs, env={"ARCH": "um"}, timeout=HOUR)
+    (linux / "include/zfs/zfs_gitrev.h").write_bytes(revision)
+    run([linux / "scripts/config", "--file", linux / ".config", "-e", "ZFS"])
+    make("olddefconfig")
+    if CONFIGURED not in (linux / ".config").read_text().splitlines():
+        raise LabError(f"the kernel does not take CONFIG_ZFS, see {log}")
+    make("vmlinux")
+    built = tree / "vmlinux"
+    shutil.copy(linux / "vmlinux", built)
+    run(["strip", "--strip-debug", built])
+    return built
+
+
+def _configure(zfs: Path, linux: Path, log: Path) -> None:
+    log.unlink(missing_ok=True)
+    words = ["./configure", "--disable-dependency-tracking", "--with-config=kernel"]
+    words += ["--enable-linux-builtin", f"--with-linux={linux}", f"--with-linux-obj={linux}"]
+    run_logged([*words, "KERNEL_ARCH=um"], log, cwd=zfs, env={"ARCH": "um"}, timeout=HOUR)

@@ -1,0 +1,173 @@
+"""A user's world: a HOME with keys and settings, a machine with pools, and the offsite command."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shlex
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from lab.machine import Machine
+
+PATIENCE = 600  # seconds for one command; the guest is emulated and CI's cores are shared
+PROVIDERS = ("one", "two")
+# With the fewest iterations that zfs takes: an emulator derives a key of its own default for 4 s.
+QUICK_KEY = "-o keyformat=passphrase -o pbkdf2iters=100000"
+FILES = """
+cd "{mountpoint}"
+mkdir -p text many "odd name"
+seq 1 60000 > text/numbers
+cp /bin/busybox text/binary 2>/dev/null || cp /bin/sh text/binary
+dd if=/dev/urandom of=noise bs=1M count={noise} 2>/dev/null
+dd if=/dev/urandom of=sparse bs=64k count=1 seek=70 2>/dev/null
+truncate -s 9M hole
+for i in $(seq 120); do echo "small file $i" > "many/$i"; done
+: > empty
+ln -s text/numbers link
+ln text/numbers hardlink
+echo "secret-content-$(basename {mountpoint})" > "odd name/with spaces and ünïcode"
+setfattr -n user.note -v "an extended attribute" text/numbers
+chmod 640 text/numbers
+sync
+"""
+FACTS = r"""
+cd "{mountpoint}"
+find . -xdev -type f -exec sha256sum {{}} + | sort
+find . -xdev ! -type d -exec stat -c '%n %f %s %u %g %Y %h' {{}} + | sort
+find . -xdev -type f -exec getfattr -d {{}} + 2>/dev/null | sed 's|^# file: \./|# file: |' | sort
+find . -xdev -type l -exec readlink {{}} +
+"""
+
+
+def recipe(title: str = "recipe") -> str:
+    """The shell script of FORMAT.md, below this title, that restores without Offsite."""
+    script = rf"<!-- {title}: executed by the tests -->\n```sh\n(.*?)```"
+    text = (Path(__file__).parents[1] / "FORMAT.md").read_text()
+    found = re.search(script, text, re.DOTALL)
+    assert found is not None
+    return found[1]
+
+
+@dataclass(frozen=True)
+class Ran:
+    """How one offsite command ended."""
+
+    status: int
+    stdout: str
+    stderr: str
+
+    @property
+    def json(self) -> Any:
+        return json.loads(self.stdout)
+
+
+@dataclass(frozen=True)
+class World:
+    """``home`` is the user's, ``machine`` is where the pools are."""
+
+    home: Path
+    machine: Machine
+
+    @classmethod
+    def new(cls, home: Path, machine: Machine) -> World:
+        """A user with fresh keys and two local providers, ``one`` and ``two``."""
+        made = cls(home, machine)
+        for name in PROVIDERS:
+            (home / name).mkdir(parents=True)
+        made.configure(**{f"{name.upper()}_REMOTE": str(home / name) for name in PROVIDERS})
+        made.offsite("keys", "init")
+        return made
+
+    def configure(self, **settings: str) -> None:
+        """Write config.env: how to reach the machine, small chunks, and ``settings``."""
+        lines = {"SHARD_SIZE": "1M", **self.machine.zfs_settings(), **settings}
+        folder = self.home / ".config/offsite"
+        folder.mkdir(parents=True, exist_ok=True)
+        text = "".join(f"{key}={shlex.quote(value)}\n" for key, value in lines.items())
+        (folder / "config.env").write_text(text)
+
+    def environment(self) -> dict[str, str]:
+        runtime = self.home / "run"
+        runtime.mkdir(mode=0o700, exist_ok=True)
+        return {
+            "HOME": str(self.home),
+            "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
+            "PYTHONPATH": str(Path(__file__).parents[1] / "src"),
+            "XDG_RUNTIME_DIR": str(runtime),
+            "LC_ALL": "C.UTF-8",
+            "TZ": "UTC",
+        }
+
+    def stock_zfs(self, folder: Path) -> Path:
+        """A folder with a ``zfs`` command that reaches the machine, for scripts run here."""
+        folder.mkdir(exist_ok=True)
+        program = folder / "zfs"
+        program.write_text(f'#!/bin/sh\nexec {shlex.join(self.machine.command("zfs"))} "$@"\n')
+        program.chmod(0o755)
+        return folder
+
+    def start(self, *args: str, **environment: str) -> subprocess.Popen[str]:
+        """Begin an offsite command in the background, as a user's shell would."""
+        return subprocess.Popen(
+            [sys.executable, "-m", "offsite", *args],
+            env=self.environment() | environment,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+
+    def offsite(self, *args: str, status: int = 0, **environment: str) -> Ran:
+        """Run an offsite command and check its exit status."""
+        running = self.start(*args, **environment)
+        try:
+            stdout, stderr = running.communicate(timeout=PATIENCE)
+        except subprocess.TimeoutExpired:
+            running.send_signal(signal.SIGKILL)
+            raise
+        ran = Ran(running.returncode, stdout, stderr)
+        assert ran.status == status, f"offsite {shlex.join(args)}: {ran}"
+        assert "Traceback" not in stderr
+        return ran
+
+    def fill(self, dataset: str, noise: int = 4) -> None:
+        """Put all sorts of files into the filesystem ``dataset``: ``noise`` MiB incompressible."""
+        self.machine.script(FILES.format(mountpoint=f"/{dataset}", noise=noise))
+
+    def device(self, volume: str) -> str:
+        """The block device of ``volume``; zfs is done a moment before it is there."""
+        path = f"/dev/zvol/{volume}"
+        wait_for(lambda: self.machine.run("test", "-b", path, check=False).status == 0)
+        return path
+
+    def facts(self, dataset: str) -> str:
+        """Hashes, metadata and attributes of all files of a filesystem, mounted if need be."""
+        mounted = self.machine.run("zfs", "get", "-Ho", "value", "mounted", dataset).stdout.strip()
+        if mounted == "no":
+            self.machine.run("zfs", "mount", dataset)
+        return self.machine.script(FACTS.format(mountpoint=f"/{dataset}")).stdout
+
+    def receipts(self) -> int:
+        """Chunks that all providers have, as the journals tell."""
+        journals = (self.home / ".local/state/offsite/journals").glob("*.jsonl")
+        return sum(path.read_bytes().count(b"}\n") for path in journals)
+
+    def exists(self, name: str) -> bool:
+        """Whether there is such a dataset or snapshot."""
+        return self.machine.run("zfs", "list", "-t", "all", name, check=False).status == 0
+
+
+def wait_for(happened: Callable[[], object], seconds: float = 60) -> None:
+    """Wait until ``happened()`` is true."""
+    deadline = time.monotonic() + seconds
+    while not happened():
+        assert time.monotonic() < deadline, "it did not happen in time"
+        time.sleep(0.1)

@@ -1,0 +1,368 @@
+"""offsite --backup: a snapshot of one dataset or of many, to one or many providers."""
+
+from __future__ import annotations
+
+import threading
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from dataclasses import dataclass, field, replace
+from datetime import datetime
+
+from offsite import (
+    budget,
+    chain,
+    connect,
+    elsewhere,
+    lock,
+    member,
+    pipeline,
+    recursion,
+    saving,
+    seal,
+)
+from offsite.budget import Budget
+from offsite.catalog import Backup
+from offsite.chain import Names
+from offsite.config import Config, Provider
+from offsite.elsewhere import NOWHERE, Elsewhere
+from offsite.errors import LockedError, OffsiteError, ProviderError, UsageError
+from offsite.member import Member, Wish
+from offsite.ordered import crew_of
+from offsite.pipeline import Engine, SealJob
+from offsite.progress import Progress
+from offsite.recursion import Note
+from offsite.remote import Remote
+from offsite.repository import Author
+from offsite.seal import Sealed
+from offsite.storing import Result
+from offsite.zfs import datasets
+from offsite.zfs.command import Zfs
+from offsite.zfs.datasets import Dataset
+from offsite.zfs.names import check_snapshot_name, parent_of
+
+_PATIENCE = 3  # datasets in which a provider may fail before it is left out of the others
+JOBS = 2
+
+
+@dataclass(frozen=True)
+class Request:
+    """What the user asked for; ``snapshot`` and ``alias`` without their @.
+
+    ``recursive``: None is yes for a pool. ``jobs``: datasets at a time.
+    """
+
+    dataset: str
+    snapshot: str | None
+    alias: str | None
+    providers: str | None
+    dry_run: bool = False
+    wish: Wish = field(default_factory=Wish)
+    recursive: bool | None = None
+    exclude: tuple[str, ...] = ()
+    jobs: int = JOBS
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """``failed``: the datasets that are not backed up, and why; ``recursive``: it is of a set."""
+
+    results: tuple[Result, ...]
+    failed: Mapping[str, str]
+    recursive: bool
+
+
+@dataclass(frozen=True)
+class _Run:
+    """What all datasets of a run share."""
+
+    config: Config
+    request: Request
+    providers: tuple[Provider, ...]
+    zfs: Zfs
+    root: Dataset
+    author: Author
+    progress: Progress
+    stop: threading.Event
+
+    @property
+    def provider_names(self) -> list[str]:
+        return [provider.name for provider in self.providers]
+
+    def member(self, dataset: Dataset, names: Names) -> Member:
+        return Member(
+            self.config,
+            self.request.wish,
+            self.zfs,
+            dataset,
+            self.author,
+            names,
+            frozenset(provider.name for provider in self.config.providers),
+            self.progress,
+            self.stop,
+        )
+
+
+def run(config: Config, request: Request, progress: Progress, stop: threading.Event) -> Outcome:
+    """Back up, or go on with the backup that was interrupted.
+
+    Raises an OffsiteError whose message says what was kept. If some providers failed, the backup is
+    complete on the others and ``Result.failed`` says so; of a set, some datasets may have failed.
+    """
+    providers = config.select("all" if request.providers is None else request.providers)
+    zfs = connect.zfs_to("send", config, progress, stop)
+    root = datasets.get_dataset(zfs, request.dataset)
+    author = connect.author(config)
+    this = _Run(config, request, providers, zfs, root, author, progress, stop)
+    names = _names(config, root, request)
+    wanted, everything = [root], True
+    if _is_recursive(request):
+        wanted, everything = recursion.members(zfs, root.name, request.exclude, progress)
+    if [one.name for one in wanted] == [root.name]:
+        return _alone(this, this.member(root, names))
+    if request.wish.base is not None:
+        raise UsageError("--base names a snapshot of one dataset", hint="add --no-recursive")
+    return _set(this, wanted, names, everything=everything)
+
+
+def _is_recursive(request: Request) -> bool:
+    if request.recursive is None:
+        return parent_of(request.dataset) is None
+    return request.recursive
+
+
+def _alone(this: _Run, one: Member) -> Outcome:
+    with _ready(this, [one.dataset]) as (engine, started, failed, _):
+        backups, remotes = saving.read_catalog(this.config, started, failed, this.progress)
+        with _elsewhere(this, [one.dataset], backups, remotes, failed) as others:
+            one = replace(one, elsewhere=others)
+            if engine is None:
+                rehearsed = saving.rehearse(one, backups, remotes, failed)
+                return Outcome(rehearsed, {}, recursive=False)
+            results = saving.back_up(one, engine, backups, remotes, failed)
+            return Outcome(results, {}, recursive=False)
+
+
+def _set(this: _Run, wanted: list[Dataset], names: Names, *, everything: bool) -> Outcome:
+    """All of them, some at a time; one that fails does not stop the others."""
+    progress, zfs, root = this.progress, this.zfs, this.root
+    note = recursion.note_of(root, this.provider_names)
+    with _ready(this, wanted) as (engine, started, failed, locked):
+        backups, remotes = saving.read_catalog(this.config, started, failed, progress)
+        fresh = not names.given
+        if fresh and not this.request.wish.restart:
+            names, wanted = _moment(this, note, names, wanted)
+        unfit = _unfit(this, wanted, names)
+        fit = [one for one in wanted if one.name not in unfit]
+        those = [
+            replace(this.member(one, replace(names, given=True)), fresh=fresh)
+            for one in fit
+            if one.name not in locked
+        ]
+        if engine is None:
+            with _elsewhere(this, fit, backups, remotes, failed) as others:
+                those = [replace(one, elsewhere=others) for one in those]
+                rehearsed = [saving.rehearse(one, backups, remotes, failed) for one in those]
+            results = [one for some in rehearsed for one in some]
+            return Outcome(tuple(results), _reasons(unfit), recursive=True)
+        whole = everything and not unfit
+        first, made = recursion.make_snapshots(zfs, root.name, fit, names, everything=whole)
+        progress.info(
+            f"Backing up {len(fit)} datasets of {root.name}:"
+            f" {made} snapshots @{names.snapshot} made at one moment"
+        )
+        if fresh:
+            note.write(names)
+        facts = recursion.facts(root, first, fit)
+        series = _Series(this, backups, remotes, failed, Counter())
+        with _elsewhere(this, fit, backups, remotes, failed) as others:
+            those = [replace(one, set=facts, elsewhere=others) for one in those]
+            results, errors = series.run(those, engine)
+        if fresh:
+            note.remove()
+    lost = {**errors, **locked, **unfit}
+    if not results:
+        raise next(iter(lost.values()))
+    return Outcome(tuple(results), _reasons(lost), recursive=True)
+
+
+def _unfit(this: _Run, wanted: Sequence[Dataset], names: Names) -> dict[str, UsageError]:
+    """Those whose snapshot could not have its name, each told. Raises it if that is all of them."""
+    unfit = recursion.too_long(wanted, names)
+    if len(unfit) == len(wanted):
+        raise next(iter(unfit.values()))
+    for name, error in unfit.items():
+        this.progress.warning(f"{name} is not backed up: {error}")
+    return unfit
+
+
+def _reasons(lost: Mapping[str, OffsiteError]) -> dict[str, str]:
+    return {name: str(error) for name, error in lost.items()}
+
+
+def _moment(
+    this: _Run, note: Note, names: Names, wanted: list[Dataset]
+) -> tuple[Names, list[Dataset]]:
+    """That of the run that was cut off, and the datasets that were there; else as it is now."""
+    begun = note.read()
+    there = recursion.having(this.zfs, wanted, begun) if begun else []
+    if begun is None or not there:
+        return names, wanted
+    this.progress.info(f"Going on with the interrupted backup of {this.root.name}@{begun.label}")
+    return begun, there
+
+
+@dataclass(frozen=True)
+class _Series:
+    """``failures``: in how many datasets each provider failed so far."""
+
+    this: _Run
+    backups: Sequence[Backup]
+    remotes: Sequence[Remote]
+    failed: Mapping[str, str]
+    failures: Counter[str]
+
+    def run(
+        self, members: Sequence[Member], engine: Engine[SealJob, Sealed]
+    ) -> tuple[list[Result], dict[str, OffsiteError]]:
+        """The results in the members' order, and what ended those that failed."""
+        jobs = min(self.this.request.jobs, len(members), _most_jobs(self.this, engine))
+        engines = engine.parts(max(jobs, 1))
+        free = list(engines)
+        results: list[Result] = []
+        errors: dict[str, OffsiteError] = {}
+
+        def work(one: Member) -> tuple[Result, ...] | OffsiteError:
+            mine = free.pop()
+            one = replace(one, in_flight=max(member.IN_FLIGHT // len(engines), 1))
+            try:
+                return self._back_up(one, mine)
+            except OffsiteError as error:
+                if self.this.stop.is_set():
+                    raise
+                one.progress.warning(f"{one.dataset.name} is not backed up: {error}")
+                return error
+            finally:
+                free.append(mine)
+
+        with crew_of(len(engines)) as crew:
+            futures = [crew.submit(work, one) for one in members]
+            for one, future in zip(members, futures, strict=True):
+                done = future.result()
+                if isinstance(done, OffsiteError):
+                    errors[one.dataset.name] = done
+                else:
+                    results += done
+        return results, errors
+
+    def _back_up(self, one: Member, engine: Engine[SealJob, Sealed]) -> tuple[Result, ...]:
+        one = replace(one, progress=self.this.progress.part(one.dataset.name))
+        out = {name for name, count in self.failures.items() if count >= _PATIENCE}
+        remotes = [remote for remote in self.remotes if remote.name not in out]
+        failed = {**self.failed, **dict.fromkeys(out, "it failed several times before")}
+        if not remotes:
+            raise ProviderError("no provider is left to write to")
+        try:
+            results = saving.back_up(one, engine, self.backups, remotes, failed)
+        except ProviderError:
+            self.failures.update(remote.name for remote in remotes)
+            raise
+        for remote in remotes:
+            failed_here = any(remote.name in result.failed for result in results)
+            self.failures[remote.name] = self.failures[remote.name] + 1 if failed_here else 0
+        return results
+
+
+def _most_jobs(this: _Run, engine: Engine[SealJob, Sealed]) -> int:
+    """Each work needs memory for two chunks at least, so that one is read while one is stored."""
+    pair = _pair(this.config, this.author)
+    return max(engine.budget.pairs(pair) // 2, 1)
+
+
+@contextmanager
+def _ready(
+    this: _Run, wanted: Sequence[Dataset]
+) -> Iterator[
+    tuple[
+        Engine[SealJob, Sealed] | None,
+        list[Remote],
+        dict[str, str],
+        dict[str, LockedError],
+    ]
+]:
+    """Locks, workers and providers: an engine (none for a rehearsal), the providers that can be
+    reached, why the others cannot, and the datasets that another offsite is at."""
+    config, progress = this.config, this.progress
+    with ExitStack() as stack:
+        engine, locked = None, dict[str, LockedError]()
+        if not this.request.dry_run:
+            locked = _lock(this, wanted, stack)
+            facts = (_budget(this), this.author.chunks, config.compression)
+            engine = stack.enter_context(pipeline.sealing(*facts, this.stop))
+        remotes = connect.remotes(config, this.providers, this.stop, progress)
+        started, failed = stack.enter_context(remotes)
+        yield engine, started, failed, locked
+
+
+def _elsewhere(
+    this: _Run,
+    wanted: Sequence[Dataset],
+    backups: Sequence[Backup],
+    remotes: Sequence[Remote],
+    failed: Mapping[str, str],
+) -> AbstractContextManager[Elsewhere]:
+    """What became of what was begun, unless it is to be given up anyway."""
+    if this.request.wish.restart:
+        return nullcontext(NOWHERE)
+    claim = not this.request.dry_run
+    guids, here = {one.guid for one in wanted}, {one.name for one in remotes}
+    return elsewhere.look(
+        this.config, guids, backups, here=here, lost=failed, stop=this.stop, claim=claim
+    )
+
+
+def _lock(this: _Run, wanted: Sequence[Dataset], stack: ExitStack) -> dict[str, LockedError]:
+    """Lock them all; what somebody else is at is left to him. Raises LockedError if all are."""
+    locked: dict[str, LockedError] = {}
+    where = this.config.zfs_ssh or ""
+    lock.allow(len(wanted) * len(this.providers))
+    for dataset in wanted:
+        held = lock.hold("backup", dataset.name, this.provider_names, where=where)
+        try:
+            notes = stack.enter_context(held)
+        except LockedError as error:
+            if dataset.name == this.root.name:
+                raise
+            locked[dataset.name] = error
+            continue
+        for note in notes:
+            this.progress.info(note)
+    if len(locked) == len(wanted):
+        raise next(iter(locked.values()))
+    return locked
+
+
+def _names(config: Config, dataset: Dataset, request: Request) -> Names:
+    """The snapshot's name and the one to store it under. Refuse what no restore could name."""
+    now = datetime.now().astimezone()
+    wanted = chain.snapshot_name(request.snapshot, request.alias, config.snap_prefix, now)
+    label = chain.snapshot_name(request.alias or wanted, None, config.snap_prefix, now)
+    for name in (wanted, label):
+        check_snapshot_name(f"{dataset.name}@{name}")
+        if name in chain.RESERVED:
+            raise UsageError(
+                f"@{name} means something else at restore", hint="choose another name: --as @NAME"
+            )
+    given = request.snapshot is not None or request.alias is not None
+    return Names(wanted, label, given)
+
+
+def _budget(this: _Run) -> Budget:
+    """Refuse here, not after the first chunk, if a chunk does not fit the memory limit."""
+    share = budget.share(this.config, len(this.providers))
+    share.pairs(_pair(this.config, this.author))
+    return share
+
+
+def _pair(config: Config, author: Author) -> int:
+    return config.chunk_size + seal.sealed_bound(config.chunk_size, author.chunks)

@@ -1,0 +1,101 @@
+"""Whether a restore fits where it is to arrive: room, the pool's features, a pool's root."""
+
+from __future__ import annotations
+
+import functools
+import operator
+import shlex
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+
+from offsite import figures, lineage
+from offsite.errors import UsageError
+from offsite.landing import Landing, Step
+from offsite.manifest import Head, Manifest
+from offsite.zfs import names, pools, targets
+
+
+class RootError(UsageError):
+    """A pool's root cannot be received into; what is below it can be."""
+
+
+@dataclass(frozen=True)
+class Need:
+    """Bytes that a restore takes on the target: at ``most``, and at ``least``."""
+
+    most: int = 0
+    least: int = 0
+
+    def __add__(self, other: Need) -> Need:
+        return Need(self.most + other.most, self.least + other.least)
+
+
+def check_root_takes(found: Landing, head: Head) -> None:
+    """Raise RootError if it is a pool's root and zfs would not receive this backup into it.
+
+    zfs receive -F puts nothing encrypted in the place of a filesystem, and nothing in the place of
+    an encrypted one; and without -F it receives into no root.
+    """
+    is_root = names.parent_of(found.dataset) is None
+    there = found.exists or found.blank
+    if not (is_root and there) or found.ours or found.snapshots:
+        return
+    if found.key_of or lineage.is_raw(head):
+        name = f"{head.dataset.name}@{head.snapshot.name}"
+        raise RootError(
+            "zfs receives nothing encrypted into a pool's root, and nothing into an encrypted one;"
+            f" {found.dataset} was not touched",
+            hint="restore it below, by itself: offsite --restore"
+            f" {shlex.quote(name)} --no-recursive --as {found.dataset}/NAME",
+        )
+
+
+def need(left: Sequence[Step]) -> Need:
+    """A stream that carries blocks as they were on disk takes about its own size. Another one may
+    be compressed by the target, but hardly better than it is stored."""
+    total = Need()
+    for step in left:
+        length = sum(receipt.length for receipt in step.receipts)
+        stored = sum(receipt.size for receipt in step.receipts)
+        total += Need(length, length if lineage.as_on_disk(step.link.manifest.head) else stored)
+    return total
+
+
+def check_room(found: Landing, need: Need) -> str | None:
+    """A warning, if there might not be room; UsageError if there cannot be."""
+    here = found.exists or found.blank
+    parent = found.dataset if here else names.parent_of(found.dataset)
+    free = targets.available(found.zfs, parent) if parent else None
+    most, least = need.most, need.least
+    if free is None or free >= most:
+        return None
+    needs = f"{figures.size(most)} are to be received, {parent} has room for {figures.size(free)}"
+    if free >= min(least, most):
+        return f"{needs}: it may become full, if the target does not compress"
+    raise UsageError(f"not enough room: {needs}", hint="free some space, or choose another --as")
+
+
+def check_features(found: Landing, manifests: Collection[Manifest]) -> str | None:
+    """Raise UsageError if zfs receive would refuse these for what the pool is; a note if unknown.
+
+    Not for what was begun: that was accepted already.
+    """
+    fresh = [one.head.send.features for one in manifests]
+    if not fresh:
+        return None
+    pool = names.pool_of(found.dataset)
+    has = pools.features(found.zfs, pool)
+    if has is None:
+        return f"Whether {pool} has the features that the backup needs is not known here"
+    lacking = pools.lacking(has, functools.reduce(operator.or_, fresh))
+    if not lacking:
+        return None
+    noun = "feature" if len(lacking) == 1 else "features"
+    enable = [f"zpool set feature@{name}=enabled {pool}" for name in lacking]
+    if "unknown" in lacking.values():
+        hint = "restore it on a newer OpenZFS"
+    else:
+        hint = f"{' && '.join(enable)}; or restore into another pool"
+    raise UsageError(
+        f"{pool} has no {noun} {', '.join(lacking)}, which this backup needs", hint=hint
+    )

@@ -1,0 +1,70 @@
+"""What a backup would do: --dry-run."""
+
+from __future__ import annotations
+
+import sys
+from functools import partial
+
+from offsite.bases import Base
+from offsite.catalog import Backup
+from offsite.config import Config
+from offsite.storing import Result
+from offsite.subject import send_flags
+from offsite.tasks import Source, Task
+from offsite.zfs import abilities, bookmarks, datasets, swaps
+from offsite.zfs.command import Zfs
+from offsite.zfs.datasets import Dataset, Snapshot
+
+
+def source(zfs: Zfs, dataset: Dataset, names: tuple[str, str]) -> Source:
+    """``names`` are the snapshot's, which need not exist, and the one to store it under."""
+    snapshot, label = names
+    found = datasets.find_snapshot(zfs, f"{dataset.name}@{snapshot}")
+    points = tuple(bookmarks.list_points(zfs, dataset.name))
+    wanted = found or Snapshot(dataset.name, snapshot, 0, sys.maxsize, 0)
+    is_past = partial(swaps.is_past, zfs)
+    return Source(wanted, label, points, made=found is None, is_past=is_past)
+
+
+def result_of(config: Config, zfs: Zfs, dataset: Dataset, source: Source, task: Task) -> Result:
+    """What a task would do."""
+    base, begun = task.choice.base, task.begun or task.complete
+    size = 0 if task.complete else _size(config, zfs, dataset, source, base)
+    if task.begun is not None and task.begun.head is not None:
+        size = task.begun.head.estimate
+    return Result(
+        backup_id=begun.id if begun else "",
+        dataset=dataset.name,
+        snapshot=source.label,
+        type="incremental" if _name_of(begun, base) else "full",
+        stream_bytes=size,
+        stored_bytes=0,
+        chunks=-(-size // config.chunk_size),
+        seconds=0.0,
+        providers=tuple(remote.name for remote in task.remotes),
+        failed={},
+        dry_run=True,
+        resumed_chunks=task.begun.held if task.begun else 0,
+        base=_name_of(begun, base),
+    )
+
+
+def _size(config: Config, zfs: Zfs, dataset: Dataset, source: Source, base: Base | None) -> int:
+    """About how many bytes a send has, or would have if the snapshot were made now."""
+    start = base.point.full_name if base else None
+    if not source.snapshot.guid:
+        return (
+            datasets.written(zfs, dataset.name, base.point.short_name)
+            if base
+            else dataset.referenced
+        )
+    flags = base.flags if base else abilities.known_flags(zfs, send_flags(dataset, config))
+    return datasets.estimate(zfs, source.snapshot.full_name, base=start, flags=flags)
+
+
+def _name_of(begun: Backup | None, base: Base | None) -> str | None:
+    """What the snapshot is called that an increment stands on."""
+    if begun is not None:
+        facts = begun.head.base if begun.head else None
+        return facts.snapshot_name if facts else None
+    return base.parent.manifest.head.snapshot.name if base else None

@@ -1,0 +1,129 @@
+"""The local journal of an unfinished backup: its receipts, each on the disk before the next.
+
+The index objects on the providers tell the same and are enough on another machine; they lag behind
+by some chunks, the journal by none. One line of JSON an entry, as in an index, unsigned: who can
+write here can write config.env, too.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import platformdirs
+
+from offsite import manifest
+from offsite.errors import IntegrityError, OffsiteError
+from offsite.manifest import FORMAT_VERSION, Index, Receipt
+
+_SIGNED = b"signed\n"  # the last line, and no entry
+
+
+def directory() -> Path:
+    """Where the journals are."""
+    return platformdirs.user_state_path("offsite", appauthor=False) / "journals"
+
+
+@dataclass(frozen=True)
+class Journal:
+    """The journal of the backup ``backup_id``."""
+
+    backup_id: str
+    folder: Path = field(default_factory=directory)
+
+    @property
+    def path(self) -> Path:
+        return self.folder / f"{self.backup_id}.jsonl"
+
+    def read(self) -> list[Index]:
+        """The entries that were written whole, in order; none if there is no journal."""
+        entries: list[Index] = []
+        try:
+            lines = self.path.read_bytes().splitlines()
+        except FileNotFoundError:
+            return []
+        except OSError as error:
+            raise OffsiteError(f"{self.path} cannot be read: {error.strerror}") from error
+        for line in lines:
+            try:
+                entries.append(manifest.decode(line, Index))
+            except IntegrityError:  # the machine died while it was written
+                break
+        return entries
+
+    def begin(self, features: int | None, receipts: Sequence[Receipt]) -> None:
+        """Write the journal anew, so that it holds exactly these receipts."""
+        try:
+            self.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            part = self.path.with_suffix(".part")
+            part.unlink(missing_ok=True)
+            self._write(part, features, receipts)
+            part.replace(self.path)
+            _sync(self.path.parent)
+        except OSError as error:
+            raise _failure(self.path, error) from error
+
+    def add(self, features: int | None, receipt: Receipt) -> None:
+        """Append one receipt; on the disk when this returns."""
+        try:
+            self._write(self.path, features, [receipt])
+        except OSError as error:
+            raise _failure(self.path, error) from error
+
+    def sign(self) -> None:
+        """Note that the manifest is going to be written: from now on it may be on any provider."""
+        try:
+            _append(self.path, _SIGNED)
+        except OSError as error:
+            raise _failure(self.path, error) from error
+
+    @property
+    def is_unsigned(self) -> bool:
+        """Whether this machine began the backup, or went on with it, and never signed it."""
+        try:
+            return not self.path.read_bytes().endswith(_SIGNED)
+        except OSError:
+            return False
+
+    def remove(self) -> None:
+        """The backup is finished, or was given up."""
+        self.path.unlink(missing_ok=True)
+
+    def _write(self, path: Path, features: int | None, receipts: Sequence[Receipt]) -> None:
+        entries = (manifest.encode(self._entry(features, receipt)) for receipt in receipts)
+        _append(path, b"".join(entries))
+
+    def _entry(self, features: int | None, receipt: Receipt) -> Index:
+        number = receipt.number
+        return Index(
+            format=FORMAT_VERSION,
+            id=self.backup_id,
+            number=number,
+            features=features,
+            receipts=[receipt],
+        )
+
+
+def _append(path: Path, text: bytes) -> None:
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+    with os.fdopen(descriptor, "wb") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(descriptor)
+
+
+def _sync(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _failure(path: Path, error: OSError) -> OffsiteError:
+    return OffsiteError(
+        f"the journal {path} cannot be written: {error.strerror}",
+        hint=f"make room in {path.parent}",
+    )

@@ -1,0 +1,1 @@
+"""One provider behind one rclone: started, asked, watched, explained."""

@@ -1,0 +1,264 @@
+"""One backup to the providers that stand alike: its chunks, indexes and, last, its manifest."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+
+import msgspec
+
+from offsite import catalog, connect, history, manifest, repository, sending
+from offsite.catalog import Backup
+from offsite.config import Config
+from offsite.errors import IntegrityError, OffsiteError, ProviderError, StoppedError
+from offsite.history import History
+from offsite.indexes import IndexWriter
+from offsite.journal import Journal
+from offsite.manifest import Manifest, SendFacts
+from offsite.mirror import Mirror
+from offsite.pipeline import Engine, SealJob
+from offsite.progress import Progress
+from offsite.relay import Relay
+from offsite.remote import Remote
+from offsite.repository import Author, Keyring
+from offsite.seal import Sealed
+from offsite.sending import Sender
+from offsite.subject import Subject, let_go, utc
+
+
+@dataclass(frozen=True)
+class Result:
+    """What was done (or, for ``dry_run``, would be). Sizes in bytes; ``failed`` says why.
+
+    ``base`` is the snapshot that an increment stands on. ``sent_bytes`` came out of zfs send in
+    this run; ``resumed_chunks`` were stored before it.
+    """
+
+    backup_id: str
+    dataset: str
+    snapshot: str
+    type: str
+    stream_bytes: int
+    stored_bytes: int
+    chunks: int
+    seconds: float
+    providers: tuple[str, ...]
+    failed: Mapping[str, str]
+    dry_run: bool
+    sent_bytes: int = 0
+    resumed_chunks: int = 0
+    base: str | None = None
+
+
+@dataclass(frozen=True)
+class Run:
+    """What one backup works with."""
+
+    config: Config
+    author: Author
+    engine: Engine[SealJob, Sealed]
+    mirror: Mirror
+    stop: threading.Event
+    progress: Progress
+
+
+@dataclass(frozen=True)
+class Done:
+    """What is stored now, and what of it was sent and what was there."""
+
+    manifest: Manifest
+    sent_bytes: int
+    resumed_chunks: int
+
+
+def send(
+    work: Run, subject: Subject, begun: Backup | None, previous: str | None, names: Sequence[str]
+) -> Done:
+    """Move the stream and commit: chunks, indexes, manifest, in this order."""
+    head = begun.head if begun and begun.head else subject.head(work.config, work.author)
+    indexes = IndexWriter(work.mirror, work.author, head, Journal(head.id))
+    sender = Sender(
+        subject.zfs,
+        subject.snapshot,
+        subject.begins_at,
+        work.engine,
+        indexes,
+        work.stop,
+        work.progress,
+    )
+    with subject.held(connect.host(work.config), names, work.progress):
+        properties = subject.properties()
+        stored = begun.held if begun else 0
+        try:
+            found = _find(work, sender, begun)
+            stored = len(found.receipts) if found else 0
+            sent = _move(work, sender, found)
+            indexes.flush()
+        except StoppedError as stopped:
+            name = subject.snapshot.full_name
+            count = indexes.chunks if indexes.references else stored
+            raise StoppedError(
+                f"stopped; {count} chunks are stored, but {name} is not backed up",
+                hint="the same command goes on from there; see: offsite --list "
+                f"{head.dataset.name}",
+            ) from stopped
+        except OffsiteError as error:
+            _keep(indexes, error)
+            raise
+        signed = _commit(indexes, properties, previous)
+    # What began it may have been killed, and hold the snapshot for providers that are not of this
+    # run: the journal reminds the next one of them.
+    host = connect.host(work.config)
+    if begun is None or let_go(subject.zfs, subject.snapshot.full_name, host, (), work.progress):
+        indexes.journal.remove()
+    return Done(signed, sent, stored)
+
+
+def _keep(indexes: IndexWriter, error: OffsiteError) -> None:
+    """What a failed run still can do, and what its error should tell."""
+    with suppress(OffsiteError):  # what the providers know spares another machine work
+        indexes.flush()
+    if not isinstance(error, IntegrityError):
+        kept = "what is stored is kept: the same command goes on from there"
+        error.hint = f"{error.hint}; {kept}" if error.hint else kept
+
+
+def _find(work: Run, sender: Sender, begun: Backup | None) -> History | None:
+    """What is stored of the backup that was begun."""
+    head, mirror = sender.head, work.mirror
+    for remote in mirror.live:
+        _publish_format(remote, mirror)
+    mirror.check_live()
+    if begun is None:
+        return None
+    if head.host != connect.host(work.config):
+        work.progress.warning(
+            f"this backup was begun on {head.host}: let it run on one machine at a time"
+        )
+    keyring = connect.catalog_keyring(work.config)
+    return history.of_unfinished(head.id, mirror, keyring, sender.indexes.journal)
+
+
+def _move(work: Run, sender: Sender, stored: History | None) -> int:
+    """Give all providers what is ``stored``, and send the rest; the bytes that came out of zfs."""
+    head, mirror = sender.head, work.mirror
+    names = [remote.name for remote in mirror.live]
+    if stored is None:
+        work.progress.start(sending.plan(head, names, []))
+        sender.indexes.begin()
+        return sender.send()
+    work.progress.start(sending.plan(head, names, stored.receipts))
+    relay = Relay(head.id, mirror, work.engine.arena, work.progress)
+    relay.catch_up(stored, stored.receipts, work.stop)
+    return sender.send_rest(stored)
+
+
+def spread(work: Run, already: Backup, others: Sequence[Remote] = ()) -> Done:
+    """The backup is complete somewhere: the other providers get what they lack of it.
+
+    ``others`` are for reading only. A provider with a manifest of its own keeps what it has: two
+    runs that did not know of each other may have finished what a third one began.
+    """
+    signed, mirror = already.manifest, work.mirror
+    name = f"{signed.head.dataset.name}@{signed.head.snapshot.name}"
+    keyring = connect.catalog_keyring(work.config)
+    own = _with_their_own(work, already, keyring)
+    mirror.check_live()
+    lacking = [one for one in mirror.live if one.name not in {*already.providers, *own}]
+    if not lacking:
+        work.progress.info(f"{name} is backed up already")
+        return Done(signed, 0, signed.chunks)
+    holders = [one for one in (*mirror.live, *others) if one.name in already.providers]
+    receipts = repository.load_receipts(signed, holders, keyring)
+    stored = history.of_complete(signed, receipts, mirror, keyring)
+    stored = replace(stored, copies=[one for one in stored.copies if one.remote.name not in own])
+    work.progress.info(f"{name} is complete on {', '.join(already.providers)}")
+    work.progress.start(sending.plan(signed.head, [one.name for one in lacking], receipts))
+    for remote in lacking:
+        _publish_format(remote, mirror)
+    relay = Relay(signed.head.id, mirror, work.engine.arena, work.progress, tuple(others))
+    relay.catch_up(stored, receipts, work.stop)
+    assert already.signed is not None
+    relay.copy_manifest(holders, already.signed.sha256, [remote.name for remote in lacking])
+    return Done(signed, 0, signed.chunks)
+
+
+def _with_their_own(work: Run, already: Backup, keyring: Keyring) -> set[str]:
+    """The providers with another complete backup of this id; those that do not tell are dropped."""
+    own: set[str] = set()
+    for remote in work.mirror.live:
+        if remote.name in already.providers:
+            continue
+        try:
+            found = catalog.read_backup(remote, already.id, keyring)
+        except IntegrityError:  # it has no manifest, and its first index is damaged
+            continue
+        except ProviderError as error:
+            work.mirror.drop(remote.name, error)
+            continue
+        if found is not None and found.status in {"sealed", "unreadable"}:
+            why = f"it has another manifest of backup {already.id} ({found.note})"
+            work.mirror.drop(remote.name, ProviderError(why))
+        elif found is not None and found.status == "complete":
+            own.add(remote.name)
+            work.progress.info(
+                f"{remote.name} has another backup {already.id}, complete: it stays as it is"
+            )
+    return own
+
+
+def _publish_format(remote: Remote, mirror: Mirror) -> None:
+    try:
+        repository.publish_format(remote)
+    except StoppedError:
+        raise
+    except OffsiteError as error:
+        mirror.drop(remote.name, error)
+
+
+def _commit(
+    indexes: IndexWriter, properties: dict[str, manifest.Property], previous: str | None
+) -> Manifest:
+    """Sign the manifest and write it last: from here on the backup exists."""
+    head = indexes.head
+    send = SendFacts(head.send.flags, head.send.zfs, indexes.features or 0)
+    signed = Manifest(
+        format=manifest.FORMAT_VERSION,
+        head=msgspec.structs.replace(head, send=send),
+        finished=utc(datetime.now(UTC)),
+        chunks=indexes.chunks,
+        stream_bytes=indexes.stream_bytes,
+        stored_bytes=indexes.stored_bytes,
+        indexes=indexes.references,
+        properties=properties,
+        set=head.set.id if head.set else None,
+        previous=previous,
+    )
+    path = repository.object_path(head.id, repository.MANIFEST)
+    sealed = repository.seal_document(signed, indexes.author)
+    indexes.journal.sign()
+    indexes.mirror.put_document(path, sealed)
+    return signed
+
+
+def result_of(done: Done, mirror: Mirror, seconds: float) -> Result:
+    signed = done.manifest
+    return Result(
+        backup_id=signed.head.id,
+        dataset=signed.head.dataset.name,
+        snapshot=signed.head.snapshot.name,
+        type="full" if signed.head.base is None else "incremental",
+        stream_bytes=signed.stream_bytes,
+        stored_bytes=signed.stored_bytes,
+        chunks=signed.chunks,
+        seconds=seconds,
+        providers=tuple(remote.name for remote in mirror.live),
+        failed={name: str(why) for name, why in mirror.failed.items()},
+        dry_run=False,
+        sent_bytes=done.sent_bytes,
+        resumed_chunks=done.resumed_chunks,
+        base=signed.head.base.snapshot_name if signed.head.base else None,
+    )

@@ -1,0 +1,1 @@
+"""Everything that knows OpenZFS: its commands, its names, its send streams."""

@@ -1,0 +1,90 @@
+"""Fixtures of the lab: a machine with real OpenZFS, and a pool on it.
+
+script/test runs these tests in several workers (pytest-xdist), each with a machine of its own.
+"""
+
+import os
+from collections.abc import Callable, Iterator
+from itertools import count
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from lab import Host, Machine, boot
+from lab.faults import report
+from lab.faults.report import Score
+from lab.host import usable
+from lab.recipe.release import LATEST
+from lab.world import World
+
+HERE = Path(__file__).parent
+NUMBERS = count(1)
+ONE_WORKER = {"test_versions.py"}  # they share a second machine
+SCORES = "fault matrix"  # a property of tests: workers hand reports to the one who shows them
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark every test here that takes a machine; pytest hands over those of other folders, too."""
+    for item in items:
+        fixtures = {"machine", "pool", "version", "world"} & set(getattr(item, "fixturenames", ()))
+        if fixtures and item.path.is_relative_to(HERE):
+            item.add_marker("lab")
+            if item.path.name in ONE_WORKER:
+                item.add_marker(pytest.mark.xdist_group(item.path.name))
+
+
+@pytest.fixture(scope="session")
+def version() -> str:
+    """The OpenZFS branch of the guests, as the scripts ask for it in OFFSITE_LAB_ZFS."""
+    return os.environ.get("OFFSITE_LAB_ZFS") or LATEST
+
+
+@pytest.fixture(scope="session")
+def machine(version: str) -> Iterator[Machine]:
+    """This host if it has OpenZFS itself and no version was asked for, else an emulated guest."""
+    if usable() and not os.environ.get("OFFSITE_LAB_ZFS"):
+        yield Host()
+        return
+    with boot(version) as guest:
+        yield guest
+
+
+@pytest.fixture
+def pool(machine: Machine) -> Iterator[str]:
+    """Return the name of a fresh pool of 512 MiB in memory, mounted at /NAME."""
+    name = f"lab{os.getpid()}x{next(NUMBERS)}"
+    try:
+        machine.make_pool(name)
+        yield name
+    finally:
+        machine.destroy_pool(name)
+
+
+@pytest.fixture
+def world(machine: Machine, tmp_path: Path) -> World:
+    """A user with fresh keys and two local providers, ``one`` and ``two``."""
+    return World.new(tmp_path / "home", machine)
+
+
+@pytest.fixture
+def scores(record_property: Callable[[str, object], None]) -> Iterator[list[Score]]:
+    """Every series of the fault matrix adds its own; the summary shows them all."""
+    mine: list[Score] = []
+    yield mine
+    record_property(SCORES, msgspec.json.encode(mine).decode())
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Show the fault matrix, whether or not the tests passed."""
+    ended = [
+        told
+        for reports in terminalreporter.stats.values()
+        for told in reports
+        if getattr(told, "when", None) == "teardown"
+    ]
+    told = (value for one in ended for name, value in one.user_properties if name == SCORES)
+    scores = [score for each in told for score in msgspec.json.decode(each, type=list[Score])]
+    if scores:
+        terminalreporter.section("fault matrix")
+        terminalreporter.write_line(report.table(scores))

@@ -1,0 +1,80 @@
+"""script/demo, on this test's machine and with less noise; as a new user sees it, on a terminal."""
+
+from __future__ import annotations
+
+import os
+import pty
+import sys
+import termios
+import threading
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+import pytest
+
+from lab import LabError, Machine, demo
+
+SCENES = (
+    f"$ offsite --backup {demo.DATA}@today",
+    "(token)",
+    f"$ offsite --restore {demo.DATA} --as {demo.POOL}/restored",
+    'Good "offsite-manifest" signature',
+    "only what is new (from a bookmark)",
+    "The volume's bytes and what was set on the datasets: identical",
+)
+
+
+@contextmanager
+def terminal(capfd: pytest.CaptureFixture[str]) -> Iterator[list[bytes]]:
+    """stdout and stderr are a terminal; what came out there is whole after the end."""
+    seen: list[bytes] = []
+    ours, theirs = pty.openpty()
+    termios.tcsetwinsize(theirs, (40, 120))
+
+    def read() -> None:
+        try:
+            while data := os.read(ours, 1 << 16):
+                seen.append(data)
+        except OSError:  # EIO: nobody has the other end open any more
+            pass
+
+    reader = threading.Thread(target=read)
+    with ExitStack() as stack, capfd.disabled():
+        stack.callback(lambda: print(b"".join(seen).decode()))  # noqa: T201 - shown if it fails
+        kept = [(number, os.dup(number)) for number in (1, 2)]
+        for number, _ in kept:
+            os.dup2(theirs, number)
+        os.close(theirs)
+        reader.start()
+        try:
+            yield seen
+        finally:
+            sys.stdout.flush()
+            for number, before in kept:
+                os.dup2(before, number)
+                os.close(before)
+            reader.join()
+            os.close(ours)
+
+
+def test_where_no_machine_can_be_had_it_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    def boot() -> None:
+        raise LabError("the lab builds x86-64 guests only, this is aarch64")
+
+    monkeypatch.setattr(demo, "usable", lambda: False)
+    monkeypatch.setattr(demo, "boot", boot)
+    with pytest.raises(SystemExit, match="ERROR: the lab builds x86-64 guests only"):
+        demo.main()
+
+
+def test_the_demo_plays_on_a_terminal(
+    machine: Machine, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    with terminal(capfd) as seen:
+        assert sys.stdout.isatty()
+        demo.play(machine, tmp_path, noise=8)
+    told = b"".join(seen).decode()
+    for words in SCENES:
+        before, found, told = told.partition(words)
+        assert found, before

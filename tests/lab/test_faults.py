@@ -1,0 +1,75 @@
+"""The fault matrix: every process of the data path is killed at many points; nothing is lost.
+
+OFFSITE_FAULT_SEED plays other series; script/soak plays them without end.
+"""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+
+from lab.faults import matrix, report
+from lab.faults.report import Score
+from lab.faults.subjects import SUBJECTS, Subject
+from lab.faults.victims import Victim
+from lab.world import World, wait_for
+
+SEED = int(os.environ.get("OFFSITE_FAULT_SEED", "1"))
+INTERRUPTIONS = 25  # at least, of each subject: a hundred together
+ROUNDS = 4  # at most; a series that was not aimed at quickly enough is short of some
+LINGERING = """\
+#!/bin/sh
+# A zfs that takes its time to end after it has received everything.
+zfs "$@" || exit
+case $1 in receive) sleep 20 ;; esac
+"""
+
+
+@pytest.mark.parametrize("subject", SUBJECTS, ids=[subject.name for subject in SUBJECTS])
+def test_nothing_is_lost_whoever_is_killed(
+    world: World, pool: str, subject: Subject, scores: list[Score]
+) -> None:
+    dataset = f"{pool}/{subject.name}"
+    subject.make(world, dataset)
+    narrow = matrix.prepare(world, dataset)
+    mine: list[Score] = []
+    for number in range(ROUNDS):
+        missing = INTERRUPTIONS - report.interruptions(mine)
+        if missing <= 0:
+            break
+        seed = SEED + number
+        mine += matrix.play(world, subject, dataset, narrow, seed=seed, interruptions=missing)
+    scores += mine
+
+    assert [score.leftovers for score in mine] == [[] for _ in mine]
+    assert all(score.identical and not score.lost for score in mine)
+    interruptions, faults = report.interruptions(mine), report.faults(mine)
+    assert interruptions >= INTERRUPTIONS
+    assert report.in_transfer(mine) >= 0.6 * len(faults)
+    assert sum(score.resumed for score in mine) >= 0.4 * interruptions
+    victims = {fault.victim for fault in faults}
+    assert victims >= {*Victim} - ({Victim.SSH} if not world.machine.zfs_settings() else set())
+
+
+def test_a_restore_killed_when_all_was_received_is_not_done_again(world: World, pool: str) -> None:
+    """Nobody saw zfs end; the next run finds all of it, and the mark of an unfinished restore."""
+    data, target = f"{pool}/data", f"{pool}/back"
+    world.machine.script(f"zfs create {data}; echo content > /{data}/file")
+    world.offsite("--backup", f"{data}@s")
+    lingering = world.home / "zfs"
+    lingering.write_text(LINGERING)
+    lingering.chmod(0o755)
+    world.machine.push(lingering, f"/{pool}/zfs")
+    restore = ("--restore", data, "--as", target)
+    running = world.start(*restore, ZFS_COMMAND=f"/{pool}/zfs")
+    wait_for(lambda: world.exists(f"{target}@s") or running.poll() is not None)
+    assert running.poll() is None, running.communicate()
+    running.kill()
+    running.communicate()
+
+    done = world.offsite(*restore, "--json")
+    assert done.json["restore"]["resumed_chunks"] == 1
+    refused = world.offsite(*restore, status=2)
+    assert "exists; it was not touched" in refused.stderr
+    assert world.machine.script(f"zfs mount {target}; cat /{target}/file").stdout == "content\n"

@@ -1,0 +1,305 @@
+"""Increments on real OpenZFS: what they stand on, whatever the user did to the source."""
+
+from __future__ import annotations
+
+import signal
+from typing import Any
+
+import pytest
+
+from lab.world import QUICK_KEY, World
+from tests.lab.test_resume import interrupt, log_of, sent
+
+
+@pytest.fixture
+def data(world: World, pool: str) -> str:
+    name = f"{pool}/photos"
+    world.machine.run("zfs", "create", "-o", "recordsize=1M", "-o", "xattr=sa", name)
+    world.fill(name, noise=3)
+    return name
+
+
+def change(world: World, dataset: str, number: int) -> None:
+    """Something new, something changed, something gone."""
+    world.machine.script(
+        f"cd /{dataset}; echo {number} > new-{number}; echo {number} >> text/numbers;"
+        f" rm -f many/{number}; dd if=/dev/urandom of=noise bs=64k count=1 seek={number}"
+        " conv=notrunc 2>/dev/null; sync"
+    )
+
+
+def backup(world: World, name: str, *args: str) -> dict[str, Any]:
+    """The only one that was made or found."""
+    (done,) = world.offsite("--backup", name, "--json", *args).json["backups"]
+    assert isinstance(done, dict)
+    return done
+
+
+def check_restored(world: World, dataset: str, point: str, facts: str) -> None:
+    target = f"{dataset}-back"
+    world.offsite("--restore", f"{dataset}@{point}", "--as", target)
+    assert world.facts(target) == facts
+    world.machine.run("zfs", "destroy", "-r", target)
+
+
+def bookmarks(world: World, dataset: str) -> list[str]:
+    listed = world.machine.run("zfs", "list", "-Ht", "bookmark", "-o", "name", "-d", "1", dataset)
+    return [line.partition("#")[2] for line in listed.stdout.split()]
+
+
+def test_only_what_changed_is_sent(world: World, data: str) -> None:
+    """With the flags of the full backup, though a new one would now be sent with -c."""
+    first = backup(world, f"{data}@s1")
+    world.machine.run("zfs", "set", "compression=zstd", data)
+    change(world, data, 1)
+    second = backup(world, f"{data}@s2")
+    assert (first["type"], first["base"]) == ("full", None)
+    assert (second["type"], second["base"]) == ("incremental", "s1")
+    assert second["sent_bytes"] == second["stream_bytes"] < first["stream_bytes"] / 2
+    assert second["providers"] == ["one", "two"]
+    plain, as_stored = (
+        len(sent(world, *flags, "-i", "@s1", f"{data}@s2")) for flags in (["-L"], ["-L", "-c"])
+    )
+    assert second["stream_bytes"] == plain > as_stored
+    check_restored(world, data, "s2", world.facts(data))
+    log = log_of(world)
+    assert "A full backup to one, two: nothing is there yet to stand on" in log
+    assert f"An increment to one, two from snapshot {data}@s1" in log
+
+
+def test_the_snapshot_is_destroyed_and_the_bookmark_serves(world: World, data: str) -> None:
+    backup(world, f"{data}@s1")
+    world.machine.run("zfs", "destroy", f"{data}@s1")
+    change(world, data, 1)
+    world.machine.run("zfs", "snapshot", f"{data}@of-another-tool")
+    second = backup(world, f"{data}@s2")
+    assert (second["type"], second["base"]) == ("incremental", "s1")
+    world.machine.run("zfs", "destroy", f"{data}@s2")
+    change(world, data, 2)
+    third = backup(world, f"{data}@s3")
+    assert (third["type"], third["base"]) == ("incremental", "s2")
+    check_restored(world, data, "s3", world.facts(data))
+
+
+def test_bookmarks_that_nobody_needs_are_tidied(world: World, data: str) -> None:
+    world.machine.script(f"zfs snapshot {data}@mine; zfs bookmark {data}@mine {data}#mine")
+    done = []
+    for number in range(4):
+        change(world, data, number)
+        done.append(backup(world, f"{data}@s{number}")["backup_id"].partition("-")[2])
+    assert sorted(bookmarks(world, data)) == sorted(
+        ["mine", f"offsite-{done[2]}", f"offsite-{done[3]}"]
+    )
+
+
+def test_full_when_asked_for_and_by_policy(world: World, data: str) -> None:
+    backup(world, f"{data}@s0")
+    types = []
+    for number in range(1, 4):
+        change(world, data, number)
+        world_says = world.offsite("--backup", f"{data}@s{number}", "--json", MAX_CHAIN="1").json[
+            "backup"
+        ]
+        types.append(world_says["type"])
+    assert types == ["incremental", "full", "incremental"]
+    change(world, data, 4)
+    assert backup(world, f"{data}@s4", "--full")["type"] == "full"
+    change(world, data, 5)
+    named = backup(world, f"{data}@s5", "--base", "@s2")
+    assert (named["type"], named["base"]) == ("incremental", "s2")
+    refused = world.offsite("--backup", f"{data}@s6", "--base", "@never", status=2)
+    assert "no such older snapshot or bookmark" in refused.stderr
+
+
+@pytest.mark.parametrize(("on_disk", "other"), [("zstd", "no"), ("lz4", "yes")])
+def test_compressed_blocks_are_sent_as_they_are_or_not(
+    on_disk: str, other: str, world: World, pool: str
+) -> None:
+    """By itself only what is compressed as well as we would; SEND_COMPRESSED has it otherwise."""
+    name = f"{pool}/{on_disk}"
+    world.machine.script(f"zfs create -o compression={on_disk} {name}; seq 400000 > /{name}/all")
+    facts = world.facts(name)
+    usual = world.offsite("--backup", f"{name}@usual", "--json").json["backup"]
+    told = world.offsite(
+        "--backup", f"{name}@told", "--full", "--json", SEND_COMPRESSED=other
+    ).json["backup"]
+    small, large = (usual, told) if on_disk == "zstd" else (told, usual)
+    assert small["stream_bytes"] * 1.5 < large["stream_bytes"]
+    check_restored(world, name, "told", facts)
+
+
+def test_providers_with_different_histories(world: World, data: str) -> None:
+    """One send where the base is common, else one for each; and together again afterwards."""
+    backup(world, f"{data}@s1")
+    change(world, data, 1)
+    backup(world, f"{data}@s2", "--provider", "one")
+    change(world, data, 2)
+    apart = world.offsite("--backup", f"{data}@s3", "--json").json["backups"]
+    assert {(done["base"], *done["providers"]) for done in apart} == {("s2", "one"), ("s1", "two")}
+    change(world, data, 3)
+    together = backup(world, f"{data}@s4")
+    assert (together["base"], together["providers"]) == ("s3", ["one", "two"])
+    facts = world.facts(data)
+    for provider in ("one", "two"):
+        target = f"{data}-{provider}"
+        world.offsite("--restore", f"{data}@s4", "--as", target, "--provider", provider)
+        assert world.facts(target) == facts
+
+
+def test_something_else_was_received_over_what_was_backed_up(world: World, pool: str) -> None:
+    """The bookmark stays: an increment from there would lack what the receive went back to."""
+    data, elsewhere = f"{pool}/notes", f"{pool}/elsewhere"
+    world.machine.run("zfs", "create", data)
+    world.machine.script(f"echo first > /{data}/file; echo one > /{data}/other; sync")
+    backup(world, f"{data}@s0")
+    world.machine.script(
+        f"zfs send {data}@s0 | zfs receive {elsewhere}; echo two > /{elsewhere}/other; sync;"
+        f" zfs snapshot {elsewhere}@x; echo second > /{data}/file; sync"
+    )
+    backup(world, f"{data}@s1")
+    world.machine.script(
+        f"zfs send -i @s0 {elsewhere}@x | zfs receive -F {data}; cat /{data}/file", check=True
+    )
+    assert len(bookmarks(world, data)) == 2
+    done = backup(world, f"{data}@s2")
+    assert (done["type"], done["base"]) == ("incremental", "s0")
+    assert "no newer one can serve: something was received over" in log_of(world)
+    check_restored(world, data, "s2", world.facts(data))
+    world.machine.script(f"zfs destroy {data}@%; zfs send {elsewhere}@x | zfs receive -F {data}")
+    done = backup(world, f"{data}@s3")
+    assert done["type"] == "full"
+    assert "A full backup to one, two: something was received over" in log_of(world)
+    check_restored(world, data, "s3", world.facts(data))
+
+
+@pytest.mark.parametrize(
+    ("story", "kind", "why"),
+    [
+        ("zfs rename {0} {0}-old && zfs create {0}", "full", "no snapshot or bookmark left"),
+        ("zfs rollback -r {0}@s1", "incremental", ""),
+        ("zfs rollback -r {0}@s0", "full", "no snapshot or bookmark left"),
+    ],
+    ids=["made anew", "rolled back", "rolled back too far"],
+)
+def test_what_users_do(world: World, data: str, story: str, kind: str, why: str) -> None:
+    world.machine.run("zfs", "snapshot", f"{data}@s0")
+    change(world, data, 1)
+    backup(world, f"{data}@s1")
+    change(world, data, 2)
+    world.machine.script(story.format(data))
+    world.machine.script(f"echo more > /{data}/more; sync")
+    done = backup(world, f"{data}@s2")
+    assert done["type"] == kind
+    assert why in log_of(world)
+    check_restored(world, data, "s2", world.facts(data))
+
+
+def test_a_clone_was_promoted(world: World, pool: str) -> None:
+    """It has the snapshots and bookmarks now, and the past that they tell of."""
+    data, clone = f"{pool}/notes", f"{pool}/clone"
+    world.machine.script(f"zfs create {data}; echo first > /{data}/file; sync")
+    backup(world, f"{data}@s1")
+    world.machine.script(
+        f"zfs snapshot {data}@x; zfs clone {data}@x {clone}; zfs promote {clone};"
+        f" zfs destroy {clone}@s1; echo more > /{data}/more; sync"
+    )
+    assert backup(world, f"{data}@s2")["type"] == "full"
+    assert "no snapshot or bookmark left of what was backed up" in log_of(world)
+    world.machine.script(f"echo second > /{clone}/file; sync")
+    done = backup(world, f"{clone}@s2")
+    assert (done["type"], done["base"]) == ("incremental", "s1")
+    assert f"from bookmark {clone}#offsite-" in log_of(world)
+    check_restored(world, data, "s2", world.facts(data))
+    check_restored(world, clone, "s2", world.facts(clone))
+
+
+def test_a_dataset_that_was_renamed_goes_on(world: World, data: str) -> None:
+    backup(world, f"{data}@s1")
+    renamed = f"{data}-renamed"
+    world.machine.run("zfs", "rename", data, renamed)
+    change(world, renamed, 1)
+    done = backup(world, f"{renamed}@s2")
+    assert (done["type"], done["base"]) == ("incremental", "s1")
+    check_restored(world, renamed, "s2", world.facts(renamed))
+
+
+def test_a_dataset_that_was_restored_goes_on(world: World, data: str) -> None:
+    """It is another dataset, with the same snapshot."""
+    backup(world, f"{data}@s1")
+    world.machine.run("zfs", "destroy", "-r", data)
+    world.offsite("--restore", data)
+    world.machine.run("zfs", "mount", data)
+    change(world, data, 1)
+    done = backup(world, f"{data}@s2")
+    assert (done["type"], done["base"]) == ("incremental", "s1")
+    check_restored(world, data, "s2", world.facts(data))
+
+
+def test_an_increment_is_interrupted_and_goes_on(world: World, data: str) -> None:
+    """By token, from the bookmark of a snapshot that is gone."""
+    backup(world, f"{data}@s1")
+    world.machine.script(
+        f"zfs destroy {data}@s1; dd if=/dev/urandom of=/{data}/more bs=1M count=8 2>/dev/null; sync"
+    )
+    interrupt(world, f"{data}@s2", signal.SIGKILL)
+    done = backup(world, f"{data}@s2")
+    assert (done["type"], done["base"]) == ("incremental", "s1")
+    assert done["resumed_chunks"] > 0
+    assert done["sent_bytes"] < done["stream_bytes"]
+    assert "(token)" in log_of(world)
+    check_restored(world, data, "s2", world.facts(data))
+
+
+def test_encrypted_data_goes_raw_without_its_key(world: World, pool: str) -> None:
+    data = f"{pool}/vault"
+    world.machine.script(
+        f"echo correct-horse-battery | zfs create -o encryption=on {QUICK_KEY} {data}"
+    )
+    world.fill(data, noise=1)
+    backup(world, f"{data}@s1")
+    change(world, data, 1)
+    facts = world.facts(data)
+    world.machine.script(f"zfs snapshot {data}@s2; zfs unmount {data}; zfs unload-key {data}")
+    done = backup(world, f"{data}@s2")
+    assert (done["type"], done["base"]) == ("incremental", "s1")
+    target = f"{data}-back"
+    world.offsite("--restore", f"{data}@s2", "--as", target)
+    world.machine.script(f"echo correct-horse-battery | zfs load-key {target}")
+    assert world.facts(target) == facts
+    world.machine.script(f"echo correct-horse-battery | zfs load-key {data}; zfs mount {data}")
+    change(world, data, 2)
+    clear = world.offsite("--backup", f"{data}@s3", "--json", SEND_RAW="no").json["backup"]
+    assert clear["type"] == "full"  # what was received raw takes nothing else
+
+
+def test_every_snapshot_in_between(world: World, data: str) -> None:
+    """Each becomes a point of its own; the user's and those after the last backup."""
+    backup(world, f"{data}@s0")
+    facts = {}
+    for number in range(1, 4):
+        change(world, data, number)
+        world.machine.run("zfs", "snapshot", f"{data}@s{number}")
+        facts[f"s{number}"] = world.facts(data)
+    done = world.offsite("--backup", f"{data}@s3", "--intermediate", "--json").json["backups"]
+    assert [(one["snapshot"], one["base"]) for one in done] == [
+        ("s1", "s0"),
+        ("s2", "s1"),
+        ("s3", "s2"),
+    ]
+    for point in ("s2", "s3"):
+        check_restored(world, data, point, facts[point])
+
+
+def test_the_snapshots_in_between_are_not_of_the_set(world: World, data: str) -> None:
+    """Who names one gets that one, not the set in whose run it was stored."""
+    child, back = f"{data}/child", f"{data}-back"
+    world.machine.script(f"zfs create {child}; echo early > /{child}/file; sync")
+    world.machine.run("zfs", "snapshot", f"{child}@early")
+    world.machine.script(f"echo late > /{child}/file; sync")
+    done = world.offsite("--backup", f"{data}@s1", "-R", "--intermediate", "--json").json
+    told = [(one["dataset"], one["snapshot"]) for one in done["backups"]]
+    assert told == [(data, "s1"), (child, "early"), (child, "s1")]
+    came = world.offsite("--restore", f"{data}@early", "-R", "--as", back, "--json").json
+    assert [one["target"] for one in came["restores"]] == [f"{back}/child"]
+    world.machine.run("zfs", "mount", f"{back}/child")
+    assert world.machine.run("cat", f"/{back}/child/file").stdout == "early\n"

@@ -1,0 +1,93 @@
+"""What the older bash tool left, made with stock tools, comes back on real OpenZFS."""
+
+from __future__ import annotations
+
+import shlex
+import signal
+import subprocess
+from pathlib import Path
+
+from lab.world import World, wait_for
+from tests.programs import needs
+
+# Its way: slices of one `zfs send`, each gzip | age, named by number and place in the stream.
+OLDER_TOOL = """
+set -eu
+mkdir -p "$FOLDER" slices
+zfs send "$SNAPSHOT" > stream
+split -b 1500K -a 3 --numeric-suffixes=1 stream slices/s
+n=0
+for slice in slices/s*; do
+    offset=$(printf %020d "$n")
+    gzip < "$slice" | age -r "$RECIPIENT" > "$FOLDER/$NAME-${slice#slices/}-b$offset.zfs.gz.age"
+    n=$((n + $(wc -c < "$slice")))
+done
+rm -r slices stream
+"""
+
+
+def older_backup(world: World, snapshot: str, folder: Path) -> str:
+    """Make one on provider ``two``; its name."""
+    dataset, _, short = snapshot.partition("@")
+    label = dataset.replace("/", "_")
+    recipient = (world.home / ".config/age/zfs-backup.pub").read_text().split()[-1]
+    environment = world.environment() | {
+        "SNAPSHOT": snapshot,
+        "FOLDER": str(world.home / "two" / label),
+        "NAME": f"{label}:{short}",
+        "RECIPIENT": recipient,
+    }
+    environment["PATH"] = f"{world.stock_zfs(folder / 'tools')}:{environment['PATH']}"
+    subprocess.run(["sh", "-c", OLDER_TOOL], env=environment, cwd=folder, check=True, timeout=300)
+    return f"{label}:{short}"
+
+
+def test_a_backup_of_the_older_tool_is_listed_and_restored(
+    world: World, pool: str, tmp_path: Path
+) -> None:
+    needs("age", "gzip", "split")
+    data, back = f"{pool}/photos", f"{pool}/photos-back"
+    world.machine.run("zfs", "create", "-o", "recordsize=128K", "-o", "xattr=sa", data)
+    world.fill(data)
+    world.machine.run("zfs", "snapshot", f"{data}@auto-1")
+    before = world.facts(data)
+    name = older_backup(world, f"{data}@auto-1", tmp_path)
+
+    (row,) = world.offsite("--list", data, "--json").json["backups"]
+    assert (row["status"], row["id"], row["providers"]) == (
+        "legacy", name.replace(":", "@"), ["two"],
+    )  # fmt: skip
+    assert row["chunks"] > 2
+
+    running = world.start(
+        "--restore", "--unsigned", f"{data}@auto-1", "--as", back, RCLONE_FLAGS="--bwlimit 300k"
+    )
+    try:
+        wait_for(lambda: receiving(world, back))
+        running.send_signal(signal.SIGINT)
+        _, stderr = running.communicate(timeout=60)
+    finally:
+        running.kill()
+    assert running.returncode == 130, stderr
+    assert "zfs drops it; nothing else was touched" in stderr
+    wait_for(lambda: not world.exists(back))  # at the far end of ssh, a moment later
+
+    ran = world.offsite("--restore", "--unsigned", f"{data}@auto-1", "--as", back, "--json")
+    told = ran.json["restore"]
+    assert (told["signed"], told["target"], told["chunks"]) == (False, back, row["chunks"])
+    assert "not signed: nobody can tell whether it is what was backed up, or whole" in ran.stderr
+    assert world.facts(back) == before
+    assert world.exists(f"{back}@auto-1")
+
+    refused = world.offsite("--restore", "--unsigned", f"{data}@auto-1", "--as", back, status=2)
+    assert f"{back} exists; it was not touched" in refused.stderr
+    last = max((world.home / "two").glob("*/*.age"))
+    last.unlink()
+    cut = world.offsite("--restore", "--unsigned", f"{data}@auto-1", "--as", f"{back}-2", status=1)
+    assert "is not whole: its last shard" in cut.stderr
+    wait_for(lambda: not world.exists(f"{back}-2"))
+
+
+def receiving(world: World, target: str) -> bool:
+    script = f"ps | grep -v grep | grep {shlex.quote(f'zfs receive -u {target}')}"
+    return world.machine.run("sh", "-c", script, check=False).status == 0

@@ -1,0 +1,481 @@
+"""Whole pools and trees on real OpenZFS: one command there, every dataset its own backup."""
+
+from __future__ import annotations
+
+import signal
+from typing import Any
+
+import pytest
+
+from lab.world import World, wait_for
+from tests.lab.test_resume import (
+    MIB,
+    SLOW,
+    command,
+    interrupt_restore,
+    log_of,
+    taken_in,
+    token_of,
+)
+
+LONG = "l" * 200
+VOLUMES = {"/vol", "/vms/disk1", "/vms/disk2"}
+ODD = (
+    "with space",
+    "with space/below: it",
+    "co:lon",
+    "dash-_.dot",
+    "-dash",
+    ".dot",
+    "9 lives",
+    "secret/in side",
+    "a:b c",
+    LONG,
+)
+# Where a dataset is mounted and shared is not for one that is restored under another name.
+HELD_BACK = {"mountpoint", "canmount", "sharenfs", "sharesmb"}
+TREE = """
+zfs create -o compression=zstd -o recordsize=1M -o com.example:note='two words, ünïcode' {p}/home
+for name in alice bob carol; do
+    zfs create {p}/home/$name
+    for i in 1 2 3; do echo "$name $i" > /{p}/home/$name/$i; done
+done
+zfs create -o quota=100M -o atime=off {p}/home/alice/deep
+dd if=/dev/urandom of=/{p}/home/alice/deep/noise bs=64k count=20 2>/dev/null
+mkdir -p '/{p}-mnt/ünïcode place' # zfs itself makes such folders only in a UTF-8 locale
+zfs create -o mountpoint='/{p}-mnt/ünïcode place' {p}/elsewhere
+echo elsewhere > '/{p}-mnt/ünïcode place/file'
+zfs create -V 8M -o volblocksize=16k {p}/vol
+zfs create {p}/vms
+zfs create -s -V 32M {p}/vms/disk1
+zfs create -s -V 32M {p}/vms/disk2
+until [ -b /dev/zvol/{p}/vms/disk1 ]; do sleep 0.2; done
+dd if=/dev/urandom of=/dev/zvol/{p}/vms/disk1 bs=64k count=9 seek=3 2>/dev/null
+dd if=/dev/urandom of=/tmp/pool-key bs=32 count=1 2>/dev/null
+zfs create -o encryption=on -o keyformat=raw -o keylocation=file:///tmp/pool-key {p}/secret
+zfs create {p}/secret/inner
+echo hidden > /{p}/secret/inner/file
+zfs snapshot {p}/home/bob@before
+zfs clone {p}/home/bob@before {p}/bob-clone
+echo cloned > /{p}/bob-clone/more
+zfs create -o offsite:backup=off {p}/scratch
+zfs create {p}/scratch/below
+zfs create -o offsite:backup=on {p}/scratch/kept
+zfs create {p}/cache
+echo root > /{p}/file-of-the-root
+sync
+"""
+UNLOCK = """
+for name in {back}/secret {back}/secret/inner "{back}/secret/in side"; do
+    zfs load-key -L file:///tmp/pool-key "$name"
+done
+zfs list -Ho mounted,canmount,name -t filesystem -r {back} | while read -r is can name; do
+    [ "$is $can" != "no on" ] || zfs mount "$name"
+done
+"""
+HASHES = """
+while read -r name; do
+    zfs get -Ho value mounted,mountpoint "{root}$name" | {{
+        read -r mounted
+        read -r place
+        echo "$name $mounted"
+        (cd "$place" && find . -xdev -type f -exec sha256sum {{}} + | sort)
+    }}
+done <<'END'
+{names}
+END
+"""
+# zfs itself makes such folders only in a UTF-8 locale.
+HOME = """
+mkdir -p '{place}'
+zfs create -o mountpoint='{place}' {root}
+for name in a a/deep never last; do
+    mkdir -p "{place}/$name"
+    zfs create "{root}/$name"
+    echo "$name" >"{place}/$name/file"
+done
+dd if=/dev/urandom of='{place}/last/noise' bs=1M count=12 2>/dev/null
+zfs create -o canmount=noauto {root}/later
+zfs create -o canmount=off -o mountpoint=none {root}/holder
+zfs unmount {root}/never
+zfs set canmount=off {root}/never
+sync
+"""
+SMALL = """
+zfs create -o compression=zstd -o com.example:note='two words' {data}
+zfs create {data}/a
+zfs create -o quota=100M -o mountpoint=/{pool}-special {data}/a/deep
+zfs create -o offsite:backup=off {data}/off
+zfs create -o offsite:backup=on {data}/off/on
+zfs create -s -V 16M -o volblocksize=16k {data}/vol
+zfs snapshot {data}/a@clonable
+zfs clone {data}/a@clonable {data}/clone
+for d in {data} {data}/a {data}/off/on {data}/clone; do echo $d > /$d/file; done
+echo deep > /{pool}-special/file
+sync
+"""
+
+
+@pytest.fixture
+def tree(world: World, pool: str) -> list[str]:
+    """A pool of 28 datasets; the names of the 26 that are to be backed up."""
+    world.machine.script(TREE.format(p=pool))
+    for name in ODD:
+        world.machine.run("zfs", "create", f"{pool}/{name}")
+        world.machine.run("touch", f"/{pool}/{name}/file")
+    listed = world.machine.run("zfs", "list", "-Ho", "name", "-r", pool).stdout.splitlines()
+    assert len(listed) == 28
+    left_out = {f"{pool}/scratch", f"{pool}/scratch/below"}
+    return [name for name in listed if name not in left_out]
+
+
+def backup(world: World, *args: str, status: int = 0) -> Any:
+    return world.offsite("--backup", *args, "--json", status=status).json
+
+
+def snapshots(world: World, pool: str, name: str) -> dict[str, int]:
+    """Dataset and createtxg of all snapshots of this name."""
+    columns = ("-Hpo", "name,createtxg", "-t", "snapshot", "-r", pool)
+    rows = [
+        line.split("\t") for line in world.machine.run("zfs", "list", *columns).stdout.split("\n")
+    ]
+    return {row[0][: -len(name) - 1]: int(row[1]) for row in rows if row[0].endswith(f"@{name}")}
+
+
+def test_a_pool_of_many_datasets_with_one_command(world: World, pool: str, tree: list[str]) -> None:
+    """All at one moment, what is off left out; the second run sends only what changed."""
+    done = backup(world, f"{pool}@s", "--exclude", "cache")
+    wanted = {name for name in tree if name != f"{pool}/cache"}
+    assert len(wanted) == 25
+    assert {one["dataset"] for one in done["backups"]} == wanted
+    assert done["failed"] == {}
+    assert {tuple(one["providers"]) for one in done["backups"]} == {("one", "two")}
+    made = snapshots(world, pool, "s")
+    assert set(made) == wanted
+    assert len(set(made.values())) == 1, "not at one moment"
+    rows = world.offsite("--list", "--json").json["backups"]
+    assert {row["dataset"] for row in rows if row["complete"]} == wanted
+    log = log_of(world)
+    assert f"{len(wanted)} of {len(wanted)} datasets are backed up as @s on one and two." in log
+
+    world.machine.script(f"echo more > /{pool}/home/carol/more; sync")
+    done = backup(world, f"{pool}/home", "--recursive", "--jobs", "4")
+    assert {one["dataset"] for one in done["backups"]} == {
+        f"{pool}/home{name}" for name in ("", "/alice", "/alice/deep", "/bob", "/carol")
+    }
+    assert {(one["type"], one["base"]) for one in done["backups"]} == {("incremental", "s")}
+    world.offsite("--restore", f"{pool}/home/carol", "--as", f"{pool}/carol")
+    assert world.facts(f"{pool}/carol") == world.facts(f"{pool}/home/carol")
+
+    world.machine.script(f"rm /{pool}/home/carol/more; sync")
+    back = f"{pool}/back"
+    came = world.offsite("--restore", f"{pool}@s", "--as", back, "--json").json
+    assert came["failed"] == {}
+    below = {name[len(pool) :] for name in wanted}
+    # An empty dataset stands for the one that was left out and had a member below it.
+    assert set(names_below(world, back)) == below | {"/scratch"}
+    assert {one["target"] for one in came["restores"]} == {back + name for name in below}
+    locked = {one["target"] for one in came["restores"] if one["locked"]}
+    refused = world.offsite("--restore", f"{pool}/with space", "--json", status=2).json
+    assert f"--as '{pool}/with space-restored'" in refused["hint"]
+    assert locked == {f"{back}/secret", f"{back}/secret/inner", f"{back}/secret/in side"}
+    # What shared a key has each its own now, and asks for it.
+    asks = {(f"/secret/{name}", "keylocation", "prompt") for name in ("inner", "in side")}
+    assert local_properties(world, back, below) == local_properties(world, pool, below) | asks
+    world.machine.script(UNLOCK.format(back=back))
+    names = "\n".join(sorted(below - VOLUMES))
+    one, other = (
+        world.machine.script(HASHES.format(root=root, names=names)).stdout for root in (pool, back)
+    )
+    assert one == other
+    assert one.count(" yes\n") == len(below - VOLUMES)
+    for volume in VOLUMES:
+        world.machine.run("cmp", *(world.device(root + volume) for root in (pool, back)))
+
+
+def local_properties(world: World, root: str, below: set[str]) -> set[tuple[str, ...]]:
+    """Dataset, property and value: what was set on each one itself, but for where it is mounted."""
+    asked = ("-Hp", "-s", "local", "-o", "name,property,value", "-t", "filesystem,volume", "-r")
+    told = world.machine.run("zfs", "get", *asked, "all", root).stdout.splitlines()
+    found = [(name[len(root) :], *rest) for name, *rest in (line.split("\t") for line in told)]
+    return {one for one in found if one[0] in below and one[1] not in HELD_BACK}
+
+
+def test_one_dataset_fails_and_the_others_do_not(world: World, pool: str) -> None:
+    """Somebody else is at one of them: it is named, the status is partial."""
+    world.machine.script(f"for d in a b c; do zfs create {pool}/$d; touch /{pool}/$d/f; done")
+    world.fill(f"{pool}/b", noise=8)
+    running = world.start("--backup", f"{pool}/b@long", RCLONE_FLAGS="--bwlimit 300k")
+    wait_for((world.home / "one/offsite/backups").exists)
+    done = world.offsite("--backup", pool, "--json", status=3)
+    assert {one["dataset"] for one in done.json["backups"]} == {pool, f"{pool}/a", f"{pool}/c"}
+    assert list(done.json["failed"]) == [f"{pool}/b"]
+    assert "Another offsite backup is already running" in done.json["failed"][f"{pool}/b"]
+    running.send_signal(signal.SIGINT)
+    running.communicate(timeout=60)
+    assert len(backup(world, pool, "--no-recursive")["backups"]) == 1
+
+
+def test_an_interrupted_set_goes_on(world: World, pool: str) -> None:
+    """Also with what was not begun yet, at the moment of the first run."""
+    world.machine.script(f"for d in a b c; do zfs create {pool}/$d; echo 1 > /{pool}/$d/f; done")
+    world.fill(f"{pool}/b", noise=8)
+    running = world.start("--backup", pool, "--jobs", "1", RCLONE_FLAGS="--bwlimit 500k")
+    wait_for(lambda: world.receipts() >= 3 or running.poll() is not None)
+    running.send_signal(signal.SIGKILL)
+    running.communicate(timeout=60)
+    world.machine.script(f"echo 2 > /{pool}/c/f; sync")
+    before = {row["dataset"]: row for row in world.offsite("--list", "--json").json["backups"]}
+    assert before[f"{pool}/a"]["complete"]
+    assert not before[f"{pool}/b"]["complete"]
+    assert f"{pool}/c" not in before
+    done = {one["dataset"]: one for one in backup(world, pool)["backups"]}
+    assert "Going on with the interrupted backup of" in log_of(world)
+    assert {one["snapshot"] for one in done.values()} == {before[f"{pool}/a"]["snapshot"]}
+    assert done[f"{pool}/b"]["resumed_chunks"] >= 3
+    world.offsite("--restore", f"{pool}/c", "--as", f"{pool}/back")
+    world.machine.run("zfs", "mount", f"{pool}/back")
+    assert world.machine.run("cat", f"/{pool}/back/f").stdout == "1\n"
+    again = backup(world, pool)["backups"]
+    assert {one["type"] for one in again} == {"incremental"}
+    assert len({one["snapshot"] for one in again} | {before[f"{pool}/a"]["snapshot"]}) == 2
+
+
+def names_below(world: World, root: str) -> list[str]:
+    listed = world.machine.run("zfs", "list", "-Ho", "name", "-r", root).stdout.splitlines()
+    return [name[len(root) :] for name in listed]
+
+
+def test_a_tree_comes_back_whole(world: World, pool: str) -> None:
+    """Under another name, with what it was, and again when the run is killed in the middle."""
+    data = f"{pool}/data"
+    world.machine.script(SMALL.format(data=data, pool=pool))
+    world.fill(f"{data}/a", noise=6)
+    backup(world, f"{data}@s", "-R")
+    target = f"{pool}/new"
+    running = world.start("--restore", data, "-R", "--as", target, RCLONE_FLAGS="--bwlimit 500k")
+    wait_for(lambda: world.exists(f"{target}/a") or running.poll() is not None)
+    running.send_signal(signal.SIGKILL)
+    running.communicate(timeout=60)
+    assert not world.exists(f"{target}/vol")
+    refused = world.offsite("--backup", target, "-R", status=2)
+    assert f"nothing in {target} is to be backed up" in refused.stderr  # it is unfinished
+    done = world.offsite("--restore", data, "-R", "--as", target, "--json").json
+    assert done["failed"] == {}
+    assert done["notes"] == [f"{data}/clone was a clone and is a dataset of its own now"]
+    again = world.offsite("--restore", data, "-R", "--as", target, "--json").json
+    assert {(one["updated"], one["chunks"]) for one in again["restores"]} == {(True, 0)}
+    below = ["", "/a", "/a/deep", "/clone", "/off", "/off/on", "/vol"]
+    assert names_below(world, target) == below
+    mounted = world.machine.run("zfs", "list", "-Ho", "mounted", "-r", target).stdout.split()
+    assert "yes" not in mounted
+    for name in ("", "/a", "/clone", "/off/on"):
+        assert world.facts(target + name) == world.facts(data + name)
+    got = world.machine.run(
+        *("zfs", "get", "-Hpo", "value", "compression,com.example:note", f"{target}/a")
+    )
+    assert got.stdout.splitlines() == ["zstd", "two words"]
+    for name in ("quota", "volsize"):
+        asked = [f"{target}/a/deep", f"{data}/a/deep"]
+        if name == "volsize":
+            asked = [f"{target}/vol", f"{data}/vol"]
+        one, other = world.machine.run("zfs", "get", "-Hpo", "value", name, *asked).stdout.split()
+        assert one == other != "0"
+    refused = world.offsite("--restore", data, "-R", "--as", target, status=2)
+    assert f"{target} exists; it was not touched" in refused.stderr
+    refused = world.offsite("--restore", f"{data}@t", "-R", "--as", f"{pool}/other", status=2)
+    assert "is called @t" in refused.stderr
+
+
+def test_a_pool_onto_a_fresh_pool_of_its_name(world: World, pool: str) -> None:
+    """The root is received into the pool's own, if nothing was ever put there."""
+    world.machine.script(
+        f"zfs set com.example:who=me {pool}; echo root > /{pool}/file; zfs create {pool}/a;"
+        f" dd if=/dev/urandom of=/{pool}/noise bs=1M count=12 2>/dev/null;"
+        f" echo a > /{pool}/a/file; sync"
+    )
+    backup(world, f"{pool}@s")
+    facts = {name: world.facts(name) for name in (pool, f"{pool}/a")}
+    refused = world.offsite("--restore", pool, status=2)
+    assert "exists; it was not touched" in refused.stderr
+    world.machine.destroy_pool(pool)
+    world.machine.make_pool(pool)
+    world.machine.script(f"echo mine > /{pool}/mine; zpool sync {pool}")
+    refused = world.offsite("--restore", pool, status=2)
+    assert "exists; it was not touched" in refused.stderr
+    assert world.machine.run("cat", f"/{pool}/mine").stdout == "mine\n"
+    world.machine.script(f"rm /{pool}/mine; zpool sync {pool}")
+    plan = world.offsite("--restore", pool, "--dry-run").stdout
+    assert "2 of 2 datasets would be restored" in plan
+    # Cut off in the root, gone on with; but not over what was put there meanwhile.
+    running = interrupt_restore(world, pool, pool)
+    running.send_signal(signal.SIGKILL)
+    running.communicate(timeout=60)
+    wait_for(lambda: len(token_of(world, pool)) > 1)
+    world.machine.script(f"zfs mount {pool} || :; echo mine > /{pool}/mine")
+    refused = world.offsite("--restore", pool, status=2)
+    assert "is not empty any more" in refused.stderr
+    assert world.machine.run("cat", f"/{pool}/mine").stdout == "mine\n"
+    world.machine.script(f"rm /{pool}/mine")
+    done = world.offsite("--restore", pool, "--json").json
+    assert done["restores"][0]["resumed_chunks"] > 0
+    assert [one["target"] for one in done["restores"]] == [pool, f"{pool}/a"]
+    assert {name: world.facts(name) for name in facts} == facts
+    who = world.machine.run("zfs", "get", "-Ho", "value", "com.example:who", pool).stdout
+    assert who == "me\n"
+    # What came back is gone on with, in increments.
+    again = backup(world, pool)["backups"]
+    assert {one["type"] for one in again} == {"incremental"}
+
+
+def test_the_encrypted_root_of_a_pool(world: World, pool: str) -> None:
+    """zfs receives into none; all below it comes back, each its own encryption root."""
+    key = f"file:///tmp/{pool}-key"
+    locked = {"encryption": "on", "keyformat": "raw", "keylocation": key}
+    world.machine.script(f"dd if=/dev/urandom of=/tmp/{pool}-key bs=32 count=1 2>/dev/null")
+    world.machine.destroy_pool(pool)
+    world.machine.make_pool(pool, 128 << 20, **locked)
+    world.machine.script(
+        f"echo root > /{pool}/file; for d in a a/deep; do zfs create {pool}/$d;"
+        f" echo $d > /{pool}/$d/file; done; sync"
+    )
+    backup(world, f"{pool}@s")
+    below = (f"{pool}/a", f"{pool}/a/deep")
+    facts = [world.facts(name) for name in (pool, *below)]
+    for fresh, came in (locked, (1,)), ({}, (1, 0)):
+        world.machine.destroy_pool(pool)
+        world.machine.make_pool(pool, 128 << 20, **fresh)
+        for chunks in came:  # a second run finds the root in use, and what came
+            done = world.offsite("--restore", pool, "--json", status=3).json
+            assert [one["target"] for one in done["restores"]] == [*below]
+            assert {one["chunks"] for one in done["restores"]} == {chunks}
+            assert list(done["failed"]) == [pool]
+        if fresh:
+            world.machine.run("zfs", "destroy", "-r", f"{pool}/a")
+            alone = world.offsite("--restore", pool, "--no-recursive", "--json", status=2).json
+            assert "zfs receives nothing encrypted into a pool's root" in alone["error"]
+    instead = done["failed"][pool].partition("by itself: offsite ")[2].replace("/NAME", "/root")
+    world.offsite(*instead.split())
+    for name in (f"{pool}/root", *below):
+        world.machine.run("zfs", "load-key", "-L", key, name)
+    assert [world.facts(name) for name in (f"{pool}/root", *below)] == facts
+
+
+def test_a_tree_comes_home_and_nothing_mounts(world: World, pool: str) -> None:
+    """Not even what inherits its mountpoint. Cut off first, and begun anew."""
+    root, place = f"{pool}/srv", f"/{pool}-srv/ünïcode place"
+    world.machine.script(HOME.format(root=root, place=place))
+    backup(world, f"{root}@s", "-R")
+    names = names_below(world, root)
+    before = {name: places(world, root + name) for name in names}
+    hashes = HASHES.format(root=root, names="\n/a\n/a/deep\n/last")
+    files = world.machine.script(hashes).stdout
+    world.machine.run("zfs", "destroy", "-r", root)
+    mounted = world.machine.run("zfs", "mount").stdout
+
+    running = world.start("--restore", root, "-R", RCLONE_FLAGS=SLOW)
+    wait_for(lambda: taken_in(world, f"{root}/last") >= 3 * MIB or running.poll() is not None)
+    running.send_signal(signal.SIGKILL)
+    running.communicate(timeout=60)
+    wait_for(lambda: len(token_of(world, f"{root}/last")) > 1)
+    again = ("--restore", root, "-R", "--restart")
+    world.machine.run("zfs", "create", "-o", "canmount=off", f"{root}/a/mine")
+    refused = world.offsite(*again, status=2)
+    assert f"{root}/a holds more than" in refused.stderr
+    assert f"({root}/a/mine); it was not touched" in refused.stderr
+    assert len(token_of(world, f"{root}/last")) > 1
+    world.machine.run("zfs", "destroy", f"{root}/a/mine")
+    done = world.offsite(*again, "--json").json
+    assert [one["resumed_chunks"] for one in done["restores"]] == [0] * len(names)
+    assert f"Throwing away what an interrupted restore left in {root}/a/deep" in log_of(
+        world, "restore"
+    )
+    assert {name: places(world, root + name) for name in names} == before
+    assert world.machine.run("zfs", "mount").stdout == mounted
+    for name in ("", "/a", "/a/deep", "/last"):
+        world.machine.run("mkdir", "-p", place + name)
+        world.machine.run("zfs", "mount", root + name)
+    assert world.machine.script(hashes).stdout == files
+    assert files.count(" yes\n") == 4
+
+
+def places(world: World, name: str) -> str:
+    asked = ("zfs", "get", "-Hpo", "property,value", "mountpoint,canmount,sharenfs", name)
+    return world.machine.run(*asked).stdout
+
+
+def test_providers_that_diverged(world: World, pool: str) -> None:
+    """Each dataset's increment stands on what each provider has; one send again afterwards."""
+    root = f"{pool}/data"
+    world.machine.script(f"zfs create {root}; zfs create {root}/a; echo 0 > /{root}/a/f; sync")
+    backup(world, f"{root}@s0", "-R", "--provider", "one")
+    world.machine.script(f"echo 1 > /{root}/a/f; zfs create {root}/b; echo 1 > /{root}/b/f; sync")
+    backup(world, f"{root}@s1", "-R", "--provider", "two")
+    world.machine.script(f"for d in a b; do echo 2 > /{root}/$d/f; done; sync")
+    done = backup(world, f"{root}@s2", "-R")["backups"]
+    told = {(one["dataset"], one["base"], *one["providers"]) for one in done}
+    assert told == {
+        (root, "s0", "one"),
+        (root, "s1", "two"),
+        (f"{root}/a", "s0", "one"),
+        (f"{root}/a", "s1", "two"),
+        (f"{root}/b", None, "one"),
+        (f"{root}/b", "s1", "two"),
+    }
+    world.machine.script(f"echo 3 > /{root}/b/f; sync")
+    done = backup(world, f"{root}@s3", "-R")["backups"]
+    assert [(one["base"], *one["providers"]) for one in done] == [("s2", "one", "two")] * 3
+    for provider in ("one", "two"):
+        back = f"{pool}/{provider}"
+        restored = world.offsite(
+            *("--restore", root, "-R", "--as", back, "--provider", provider, "--json")
+        ).json
+        assert {one["snapshot"] for one in restored["restores"]} == {"s3"}
+        world.machine.script(f"for d in '' /a /b; do zfs mount {back}$d; done")
+        assert world.machine.run("cat", f"/{back}/a/f", f"/{back}/b/f").stdout == "2\n3\n"
+
+
+# An OpenZFS whose disk has gone bad below one dataset.
+BAD_ZFS = """#!/bin/sh
+case "$*" in
+*-nP*) ;;
+"send "*/b@*) [ ! -e /tmp/bad-disk ] || { echo "warning: cannot send: I/O error" >&2; exit 1; } ;;
+esac
+exec zfs "$@"
+"""
+
+
+def test_what_failed_does_not_hold_up_the_others(world: World, pool: str) -> None:
+    """The next run is of a new moment; and a damaged backup keeps no other from coming back."""
+    bad = command(world, "bad", BAD_ZFS)
+    world.machine.script(f"for d in a b c; do zfs create {pool}/$d; echo $d > /{pool}/$d/f; done")
+    world.machine.script(": > /tmp/bad-disk")
+    first = world.offsite("--backup", pool, "--json", status=3, **bad).json
+    assert list(first["failed"]) == [f"{pool}/b"]
+    assert "unreadable blocks" in first["failed"][f"{pool}/b"]
+    second = world.offsite("--backup", pool, "--json", status=3, **bad).json
+    assert {one["dataset"] for one in second["backups"]} == {pool, f"{pool}/a", f"{pool}/c"}
+    assert second["backups"][0]["snapshot"] != first["backups"][0]["snapshot"]
+    world.machine.script("rm /tmp/bad-disk")
+    third = backup(world, pool)
+    assert third["failed"] == {}
+    # What b had begun is finished, and then it is of the same moment as all.
+    names = {one["dataset"]: one["snapshot"] for one in third["backups"]}
+    assert names == dict.fromkeys((pool, *(f"{pool}/{d}" for d in "abc")), names[pool])
+    assert len(third["backups"]) == 5
+
+    stored = [one for one in third["backups"] if one["dataset"] == f"{pool}/b"][-1]
+    for place in ("one", "two"):
+        path = (
+            world.home / place / f"offsite/backups/{stored['backup_id']}/chunk-00000000.zfs.zst.age"
+        )
+        damaged = bytearray(path.read_bytes())
+        damaged[-1] ^= 1
+        path.write_bytes(damaged)
+    target = f"{pool}/back"
+    done = world.offsite("--restore", pool, "--as", target, "--json", status=3).json
+    assert list(done["failed"]) == [f"{target}/b"]
+    assert "is not the one that was stored" in done["failed"][f"{target}/b"]
+    for name in ("a", "c"):
+        world.machine.run("zfs", "mount", f"{target}/{name}")
+        assert world.machine.run("cat", f"/{target}/{name}/f").stdout == f"{name}\n"

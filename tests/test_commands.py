@@ -1,0 +1,171 @@
+"""Whole commands, each in a process of its own: what else is true of them."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests import repo, whole
+from tests.test_slow_provider import environment, size_of_file
+from tests.whole import DATASET, TARGET, Home
+
+MIB = 1 << 20
+MONDAY = f"{DATASET}@monday"
+STREAM = repo.stream(77, [repo.noise(MIB, seed) for seed in range(6)])
+# Its send waits until it may go on.
+WAITING = """#!/bin/sh
+case "$1 $2" in
+"send -nP") ;;
+"send "*) touch {home}/begun; until [ -e {home}/go ]; do sleep 0.05; done ;;
+esac
+exec /bin/sh {home}/zfs "$@"
+"""
+# Both wait in the middle.
+HALFWAY = """#!/bin/sh
+hold() {{ touch {home}/begun; until [ -e {home}/go ]; do sleep 0.05; done; }}
+case "$1 $2" in
+"send -nP" | "send -t") ;;
+"send "*) /bin/sh {home}/zfs "$@" | {{ head -c 3000000; hold; cat; }}; exit ;;
+"receive "*) {{ head -c 3000000; hold; cat; }} | /bin/sh {home}/zfs "$@"; exit ;;
+esac
+exec /bin/sh {home}/zfs "$@"
+"""
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Iterator[Home]:
+    """A home with one snapshot and two local folders."""
+    with whole.home(tmp_path / "home") as made:
+        for name in ("one", "two"):
+            (tmp_path / name).mkdir()
+        made.configure(
+            ONE_REMOTE=str(tmp_path / "one"), TWO_REMOTE=str(tmp_path / "two"), SHARD_SIZE="1M"
+        )
+        made.snapshot("monday", STREAM, guid=77)
+        yield made
+
+
+def start(*arguments: str, prefix: tuple[str, ...] = (), **more: str) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [*prefix, sys.executable, "-m", "offsite", *arguments],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=environment() | more,
+    )
+
+
+def end(running: subprocess.Popen[str], status: int = 0) -> str:
+    """Wait for a command; what it told on stdout and stderr."""
+    out, err = running.communicate(timeout=300)
+    assert running.returncode == status, (out, err)
+    assert "Traceback" not in err
+    return out + err
+
+
+def statuses(home: Home) -> list[tuple[str, Any]]:
+    rows = home.offsite("--list", "--json").json["backups"]
+    return sorted((row["status"], row["providers"]) for row in rows)
+
+
+def files(folder: Path) -> list[Path]:
+    return [path for path in folder.rglob("*") if path.is_file()]
+
+
+@pytest.mark.parametrize("content", [None, "", "# public key: none\n"])
+def test_without_recipients_nothing_is_sent(home: Home, content: str | None) -> None:
+    shutil.rmtree(home.folder / ".config/age")
+    if content is not None:
+        (home.folder / ".config/age").mkdir()
+        (home.folder / ".config/age/zfs-backup.pub").write_text(content)
+    ran = home.offsite("--backup", MONDAY)
+    assert ran.status == 2, ran
+    assert "offsite keys init" in ran.stderr or "recipient" in ran.stderr
+    assert home.calls("send") == []
+    assert files(home.folder.parent / "one") == files(home.folder.parent / "two") == []
+
+
+def test_a_dataset_alone_means_a_backup_and_a_snapshot_a_restore(home: Home) -> None:
+    home.snapshot("next", STREAM, guid=77)
+    assert home.offsite(DATASET).status == 0
+    assert log_of(home, "backup").count("a dataset alone means --backup") == 1
+    (row,) = home.offsite("--list", "--json").json["backups"]
+    assert row["complete"]
+    assert home.received is None
+    assert home.offsite(f"{DATASET}@{row['snapshot']}", "--as", TARGET).status == 0
+    assert log_of(home, "restore").count("a dataset with @ means --restore") == 1
+    assert home.received == STREAM
+
+
+def log_of(home: Home, verb: str) -> str:
+    return "".join(path.read_text() for path in home.folder.glob(f"offsite-{verb}-*.log"))
+
+
+def test_one_dataset_to_two_providers_by_two_processes_side_by_side(home: Home) -> None:
+    waiting = home.folder / "waiting"
+    waiting.write_text(WAITING.format(home=home.folder))
+    first = start("--backup", MONDAY, "--provider", "one", ZFS_COMMAND=f"/bin/sh {waiting}")
+    try:
+        repo.wait_for((home.folder / "begun").exists)
+        end(start("--backup", MONDAY, "--provider", "two"))
+        assert statuses(home) == [("complete", ["two"]), ("unfinished", ["one"])]
+        (home.folder / "go").touch()
+        end(first)
+    finally:
+        first.kill()
+    assert statuses(home) == [("complete", ["one"]), ("complete", ["two"])]
+
+
+def test_no_temporary_file_holds_any_data(home: Home) -> None:
+    halfway, begun, go = (home.folder / name for name in ("halfway", "begun", "go"))
+    halfway.write_text(HALFWAY.format(home=home.folder))
+    with tempfile.TemporaryDirectory(prefix="offsite-tmp-") as name:
+        for arguments in (("--backup", MONDAY), ("--restore", MONDAY, "--as", TARGET)):
+            running = start(*arguments, TMPDIR=name, ZFS_COMMAND=f"/bin/sh {halfway}")
+            most, looked = 0, 0
+            while running.poll() is None:
+                looked += begun.exists()
+                most = max(most, *(size_of_file(path) for path in files(Path(name))), 0)
+                if looked > 20:
+                    go.touch()
+                time.sleep(0.01)
+            end(running)
+            assert looked > 20
+            begun.unlink()
+            go.unlink()
+            assert most < MIB / 10
+            assert list(Path(name).iterdir()) == []
+
+
+def test_a_folder_that_may_not_be_written_to(home: Home) -> None:
+    two = home.folder.parent / "two"
+    two.chmod(0o555)
+    prefix = bound_by_modes(two)
+    told = end(start("--backup", MONDAY, prefix=prefix), status=3)
+    assert f"two is left out from now on: cannot store offsite/FORMAT on two: mkdir {two}" in told
+    assert "permission denied" in told
+    assert statuses(home) == [("complete", ["one"])]
+    told = end(start("--backup", MONDAY, "--provider", "two", prefix=prefix), status=1)
+    assert f"ERROR: cannot store offsite/FORMAT on two: mkdir {two}/offsite: permission" in told
+    assert "they may read, list and write there" in told
+    assert files(two) == []
+
+
+def bound_by_modes(folder: Path) -> tuple[str, ...]:
+    """What runs a program as one whom file modes bind, even if we are root."""
+    if os.geteuid() != 0:
+        return ()
+    prefix = ("setpriv", "--bounding-set=-dac_override,-dac_read_search")
+    tried = subprocess.run([*prefix, "touch", folder / "x"], capture_output=True, check=False)
+    if tried.returncode == 0 or b"Permission denied" not in tried.stderr:
+        pytest.skip(f"root cannot be bound here: {tried.stderr!r}")
+    return prefix

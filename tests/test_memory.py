@@ -1,0 +1,73 @@
+"""MEMORY_LIMIT holds for everything together: us, the workers, rclone, whatever they start."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from offsite import budget, config
+from offsite.errors import ConfigError
+from tests import repo, whole
+from tests.story import hash_of
+from tests.test_slow_provider import environment, proportional_size
+
+MIB = 1 << 20
+LIMIT = 512 * MIB  # leaves room for two chunks of 32 MiB at a time
+SIZE = 320 * MIB  # ten chunks
+POLL = 0.2  # seconds
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Iterator[whole.Home]:
+    with whole.home(tmp_path / "home") as made:
+        made.configure(STORE_REMOTE=str(tmp_path / "store"), MEMORY_LIMIT=f"{LIMIT // MIB}M")
+        blocks = (repo.noise(MIB, hash_of(str(number))) for number in range(SIZE // MIB))
+        made.snapshot("monday", repo.stream(77, blocks), guid=77)
+        yield made
+
+
+@pytest.mark.parametrize("cores", [1, 2, 4, 32])
+def test_the_default_is_enough_for_four_providers(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, cores: int
+) -> None:
+    """As config.env.example says; however many workers the cores could feed."""
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: range(cores))
+    default = config.load({"HOME": str(tmp_path), "OFFSITE_CONFIG": "/dev/null"})
+    pair = 2 * default.chunk_size + MIB
+    assert budget.share(default, 4).pairs(pair) >= 2
+    with pytest.raises(ConfigError, match="too small"):
+        budget.share(default, 5).pairs(pair)
+    more = replace(default, memory_limit=default.memory_limit + 176 * MIB)
+    assert budget.share(more, 5).pairs(pair) >= 2
+
+
+def peak(*arguments: str) -> tuple[int, Any]:
+    """The highest memory of all processes of a command, in bytes; and what it tells."""
+    command = [sys.executable, "-m", "offsite", *arguments, "--json"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, env=environment()) as running:
+        highest = 0
+        while running.poll() is None:
+            highest = max(highest, proportional_size(running.pid))
+            time.sleep(POLL)
+        assert running.stdout is not None
+        told = json.load(running.stdout)
+    assert running.returncode == 0, told
+    return highest, told
+
+
+def test_a_backup_and_a_restore_stay_within_the_limit(home: whole.Home) -> None:
+    memory, told = peak("--backup", "tank/photos@monday")
+    assert told["backup"]["stream_bytes"] > SIZE
+    assert LIMIT / 4 < memory <= LIMIT
+    memory, told = peak("--restore", "tank/photos@monday", "--as", whole.TARGET)
+    assert told["restore"]["stream_bytes"] > SIZE
+    assert LIMIT / 4 < memory <= LIMIT

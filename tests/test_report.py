@@ -1,0 +1,412 @@
+"""What is said about results: summaries, the list, JSON."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import os
+import re
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from offsite import backup, cli, console, listing, process, restore, storing
+from offsite.cli import asking, listed, report
+from offsite.config import Config
+from offsite.errors import OffsiteError
+
+
+@pytest.fixture(autouse=True)
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty HOME with one provider, a local folder."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+    settings = tmp_path / "config.env"
+    settings.write_text(f"RCLONE_REMOTE={tmp_path}/store\n")
+    monkeypatch.setenv("OFFSITE_CONFIG", str(settings))
+    (tmp_path / "store").mkdir()
+    return tmp_path
+
+
+RESULT = storing.Result(
+    backup_id="20251123t044100-abc",
+    dataset="tank/a",
+    snapshot="auto-20251123",
+    type="full",
+    stream_bytes=480 << 20,
+    stored_bytes=228 << 20,
+    chunks=15,
+    seconds=12.0,
+    providers=("bb", "scaleway"),
+    failed={},
+    dry_run=False,
+)
+
+
+Verb = Callable[..., Any]
+
+
+def stub(monkeypatch: pytest.MonkeyPatch, verb: Any, run: Verb) -> None:
+    """The verbs have their own tests; here it counts what becomes of their results."""
+    monkeypatch.setattr(verb, "run", run)
+
+
+def test_summary_of_a_backup(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], home: Path
+) -> None:
+    stub(monkeypatch, backup, lambda *_: backup.Outcome((RESULT,), {}, recursive=False))
+    assert cli.main(["tank/a"]) == 0
+    out, err = capfd.readouterr()
+    (log,) = home.glob("*.log")
+    summary = [
+        "tank/a@auto-20251123 is backed up on bb and scaleway.",
+        "  480 MiB in 15 chunks, stored as 228 MiB (2.1 : 1), in 12 s (40 MiB/s)",
+        "  backup 20251123t044100-abc, full",
+    ]
+    assert out.splitlines() == [f"Log file: {log}", *summary]
+    assert err == ""
+    text = log.read_text()
+    assert "INFO: Backing up tank/a: a dataset alone means --backup" in text
+    assert "\n".join(summary) in text
+
+
+def test_partial_success(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    partial = storing.Result(
+        **{**vars(RESULT), "providers": ("bb",), "failed": {"scaleway": "quota\x1b exceeded"}}
+    )
+    stub(monkeypatch, backup, lambda *_: backup.Outcome((partial,), {}, recursive=False))
+    assert cli.main(["-b", "tank/a"]) == 3
+    out = capfd.readouterr().out
+    assert "is backed up on bb." in out
+    assert out.endswith("\nNot on scaleway: quota? exceeded\n")
+    assert cli.main(["-b", "tank/a", "--json"]) == 3
+    found = json.loads(capfd.readouterr().out)
+    assert found["backup"]["failed"] == {"scaleway": "quota\x1b exceeded"}
+    assert found["backup"]["stored_bytes"] == 228 << 20
+
+
+def test_dry_run_writes_no_log(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], home: Path
+) -> None:
+    rehearsed = storing.Result(**{**vars(RESULT), "dry_run": True})
+    stub(monkeypatch, backup, lambda *_: backup.Outcome((rehearsed,), {}, recursive=False))
+    assert cli.main(["-b", "tank/a", "--dry-run"]) == 0
+    assert capfd.readouterr().out == (
+        "Would back up tank/a@auto-20251123 (full) to bb and scaleway:\n"
+        "  about 480 MiB in ~15 chunks before compression. Nothing was changed.\n"
+    )
+    assert list(home.glob("*.log")) == []
+
+
+def test_summary_of_a_restore(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    asked: list[restore.Request] = []
+    result = restore.Result(
+        backup_id="x",
+        dataset="tank/a",
+        snapshot="s",
+        target="tank/b",
+        stream_bytes=64 << 20,
+        stored_bytes=32 << 20,
+        chunks=2,
+        seconds=2.0,
+        providers={"bb": 30 << 20, "scw": 2 << 20, "west": 0},
+        dry_run=False,
+    )
+
+    def run(_: Config, request: restore.Request, *__: object) -> restore.Outcome:
+        asked.append(request)
+        return restore.Outcome((result,), {}, recursive=False)
+
+    stub(monkeypatch, restore, run)
+    line = "-r tank/a@s --as tank/b --provider bb --host h --trust-signer SHA256:a"
+    assert cli.main(line.split()) == 0
+    assert asked == [restore.Request("tank/a", "s", "tank/b", "bb", "h", ("SHA256:a",))]
+    assert capfd.readouterr().out.splitlines()[1:] == [
+        "tank/a@s is restored to tank/b.",
+        "  64 MiB in 2 chunks, stored as 32 MiB (2.0 : 1), in 2 s (32 MiB/s)",
+        "  30 MiB from bb, 2 MiB from scw; signature and hashes verified",
+        "  Not mounted yet: zfs mount tank/b",
+    ]
+
+
+CHAIN = (
+    restore.Received("id-a", "a", True, 60 << 20, 30 << 20, {"bb": 20 << 20, "scw": 10 << 20}),
+    restore.Received("id-b", "b", False, 4 << 20, 2 << 20, {"bb": 0, "scw": 2 << 20}),
+)
+RESTORED = restore.Result(
+    backup_id="id-b",
+    dataset="tank/a",
+    snapshot="b",
+    target="tank/x",
+    stream_bytes=64 << 20,
+    stored_bytes=32 << 20,
+    chunks=3,
+    seconds=2.0,
+    providers={"bb": 20 << 20, "scw": 12 << 20},
+    dry_run=False,
+    chain=CHAIN,
+)
+
+
+@pytest.mark.parametrize(
+    ("changes", "lines"),
+    [
+        (
+            {
+                "dry_run": True,
+                "kept": "tank/x-before",
+                "estimated_seconds": 10800.0,
+                "properties": ("atime", "org:note"),
+            },
+            [
+                "Would restore tank/a@b to tank/x from bb and scw:",
+                "  64 MiB in 3 chunks, 32 MiB to fetch. Nothing was changed.",
+                "  about 3 h at the 3.03 KiB/s measured now",
+                "  @a  full, 20 MiB from bb, 10 MiB from scw",
+                "  @b  incremental, 2 MiB from scw",
+                "  2 properties: atime, org:note",
+                "  What is there now would be kept as tank/x-before",
+            ],
+        ),
+        (
+            {"dry_run": True, "chain": (), "updated": True},
+            ["tank/x has tank/a@b already. Nothing was changed."],
+        ),
+        ({"chain": (), "updated": True}, ["tank/x has tank/a@b already; nothing was changed."]),
+        (
+            {"chain": CHAIN[1:], "updated": True, "seconds": 0.0},
+            [
+                "tank/x is updated to tank/a@b.",
+                "  64 MiB in 3 chunks, stored as 32 MiB (2.0 : 1), in 0 s",
+                "  20 MiB from bb, 12 MiB from scw; signature and hashes verified",
+            ],
+        ),
+        (
+            {"kept": "tank/x-before", "resumed_chunks": 1, "properties": ("a",), "locked": True},
+            [
+                "tank/a@b is restored to tank/x.",
+                "  64 MiB in 3 chunks, stored as 32 MiB (2.0 : 1), in 2 s",
+                "  a chain of 2 backups",
+                "  1 chunk received before",
+                "  20 MiB from bb, 12 MiB from scw; signature and hashes verified",
+                "  1 property set",
+                "  What was there before: tank/x-before",
+                "  Its key is not loaded: zfs load-key tank/x",
+                "  Not mounted yet: zfs mount tank/x",
+            ],
+        ),
+        (
+            {"target": "tank/x y", "locked": True, "chain": CHAIN[:1]},
+            [
+                "tank/a@b is restored to tank/x y.",
+                "  64 MiB in 3 chunks, stored as 32 MiB (2.0 : 1), in 2 s (32 MiB/s)",
+                "  20 MiB from bb, 12 MiB from scw; signature and hashes verified",
+                "  Its key is not loaded: zfs load-key 'tank/x y'",
+                "  Not mounted yet: zfs mount 'tank/x y'",
+            ],
+        ),
+        (
+            {"files": ("a b.001", "a b.002")},
+            [
+                "tank/a@b is written to a b.001 and a b.002.",
+                "  64 MiB in 3 chunks, stored as 32 MiB (2.0 : 1), in 2 s (32 MiB/s)",
+                "  signature and hashes verified",
+                "  Receive: zfs receive -u TARGET < 'a b.001' && zfs receive -u TARGET < 'a b.002'",
+            ],
+        ),
+    ],
+)
+def test_what_a_restore_tells(changes: dict[str, Any], lines: list[str]) -> None:
+    result = replace(RESTORED, **changes)
+    assert report.restore_summary(result).plain.splitlines() == lines
+
+
+def at_terminal(monkeypatch: pytest.MonkeyPatch, typed: str = "n") -> io.StringIO:
+    """What is shown to somebody who types this."""
+    terminal, shown = io.StringIO(f"{typed}\n"), io.StringIO()
+    monkeypatch.setattr(sys, "stdout", output := io.StringIO())
+    for one in (terminal, shown, output):
+        monkeypatch.setattr(one, "isatty", lambda: True)
+        monkeypatch.setattr(one, "fileno", lambda: 0)
+    monkeypatch.setattr(sys, "stdin", terminal)
+    monkeypatch.setattr(sys, "stderr", shown)
+    return shown
+
+
+@pytest.mark.parametrize(
+    ("typed", "goes_on"), [("y", True), ("YES ", True), ("", False), ("n", False), ("yo", False)]
+)
+def test_only_yes_is_yes(monkeypatch: pytest.MonkeyPatch, typed: str, goes_on: object) -> None:
+    shown = at_terminal(monkeypatch, typed)
+    monkeypatch.setattr(process, "is_foreground", lambda _: True)
+    with contextlib.nullcontext() if goes_on else pytest.raises(OffsiteError, match="not replaced"):
+        asking.about_replacing("tank/x")
+    assert "tank/x-before-restore-DATE. Go on? [y/N] " in shown.getvalue()
+
+
+def test_in_the_background_nobody_is_asked(capfd: pytest.CaptureFixture[str]) -> None:
+    asking.about_replacing("tank/x")
+    assert capfd.readouterr() == ("", "")
+
+
+def test_a_background_job_of_a_terminal_is_not_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+    shown = at_terminal(monkeypatch)
+    monkeypatch.setattr(process, "is_foreground", lambda _: False)
+    asking.about_replacing("tank/x")
+    assert shown.getvalue() == ""
+
+
+def test_who_sends_the_output_elsewhere_is_not_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+    shown = at_terminal(monkeypatch)
+    monkeypatch.setattr(process, "is_foreground", lambda _: True)
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: False)
+    asking.about_replacing("tank/x")
+    assert shown.getvalue() == ""
+
+
+ROW = listing.Row(
+    id="20251123t044100-abc",
+    host="nas",
+    dataset="tank/a",
+    snapshot="auto-20251123",
+    type="full",
+    created="2025-11-23T04:41:00Z",
+    complete=True,
+    percent=100,
+    stream_bytes=480 << 20,
+    stored_bytes=228 << 20,
+    chunks=15,
+    providers=("bb", "scw"),
+    status="complete",
+    note="",
+)
+UNFINISHED = listing.Row(
+    **{**vars(ROW), "complete": False, "percent": 42, "status": "unfinished", "note": "stopped"}
+)
+HOSTILE = listing.Row(
+    **{**vars(ROW), "host": "web", "dataset": "x\x1b[2J", "created": "", "status": "untrusted"}
+)
+
+
+def telling(*rows: listing.Row, **problems: str) -> Verb:
+    return lambda *_, **__: listing.Listing(rows, problems)
+
+
+def test_list(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setenv("TZ", "UTC")
+    time.tzset()
+    stub(monkeypatch, listing, telling(ROW, UNFINISHED))
+    assert cli.main(["--list"]) == 0
+    lines = capfd.readouterr().out.splitlines()
+    assert [" ".join(line.split()) for line in lines] == [
+        "DATASET SNAPSHOT TYPE CREATED STREAM STORED CHUNKS STATUS PROVIDERS",
+        "tank/a auto-20251123 full 2025-11-23 04:41 480 MiB 228 MiB 15 complete bb, scw",
+        "tank/a auto-20251123 full 2025-11-23 04:41 480 MiB 228 MiB 15 unfinished 42 % bb, scw",
+        "tank/a@auto-20251123: stopped",
+    ]
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+@pytest.mark.parametrize(
+    ("width", "lines"),
+    [
+        (
+            110,
+            ["tank/a auto-20251123 nas full 2025-11-23 04:41 480 MiB 228 MiB 15 complete bb, scw"],
+        ),
+        (
+            80,
+            [
+                "tank/a@auto-20251123",
+                "full made 2025-11-23 04:41 on nas, 480 MiB as 228 MiB in 15 chunks,",
+                "complete, stored on bb and scw",
+            ],
+        ),
+        (
+            40,
+            [
+                "tank/a@auto-20251123",
+                "full made 2025-11-23 04:41 on nas,",
+                "480 MiB as 228 MiB in 15 chunks,",
+                "complete, stored on bb and scw",
+            ],
+        ),
+    ],
+)
+def test_no_word_of_the_list_is_broken(
+    width: int, lines: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TZ", "UTC")
+    time.tzset()
+    monkeypatch.setenv("COLUMNS", str(width))
+    monkeypatch.setenv("TERM", "linux")
+    monkeypatch.setenv("NO_COLOR", "1")
+    found = listing.Listing((ROW, HOSTILE), {})
+    shown = console.render(listed.text(found, dataset=None, providers=["bb"]), Terminal())
+    told = [" ".join(re.sub(r"\x1b\[[0-9;]*m", "", line).split()) for line in shown.splitlines()]
+    assert [line for line in told if line in lines] == lines, told
+
+
+def test_list_of_several_hosts(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    stub(monkeypatch, listing, telling(ROW, HOSTILE))
+    assert cli.main(["-l"]) == 0
+    out = capfd.readouterr().out
+    assert "HOST" in out
+    assert "\x1b" not in out
+    assert "x?[2J" in out
+
+
+def test_list_as_json(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:
+    stub(monkeypatch, listing, telling(ROW))
+    assert cli.main(["--list", "--json"]) == 0
+    out, err = capfd.readouterr()
+    assert json.loads(out) == {"backups": [{**vars(ROW), "providers": ["bb", "scw"]}]}
+    assert err == ""
+
+
+def test_list_with_problems(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], home: Path
+) -> None:
+    with Path(os.environ["OFFSITE_CONFIG"]).open("a") as settings:
+        settings.write("SCW_REMOTE=/elsewhere\n")
+    stub(monkeypatch, listing, telling(ROW, scw="no route"))
+    assert cli.main(["--list", "--json"]) == 3
+    out, err = capfd.readouterr()
+    assert json.loads(out)["problems"] == {"scw": "no route"}
+    assert err == "ERROR: scw cannot be read: no route\n"
+    stub(monkeypatch, listing, telling(scw="no route", default="gone"))
+    assert cli.main(["--list"]) == 1
+    out, err = capfd.readouterr()
+    assert out == ""
+    assert err.splitlines()[-1] == "ERROR: no provider can be read"
+
+
+@pytest.mark.parametrize(
+    ("line", "text"),
+    [
+        ("-l", "No backups yet on default. Make one: offsite --backup POOL/DATASET\n"),
+        ("-l tank/a", "No backups of tank/a on default. Make one: offsite --backup tank/a\n"),
+    ],
+)
+def test_empty_list(
+    line: str, text: str, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    stub(monkeypatch, listing, telling())
+    assert cli.main(line.split()) == 0
+    assert capfd.readouterr().out == text

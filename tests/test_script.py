@@ -1,0 +1,132 @@
+"""script/test on machines that lack something: it runs what it can, and names what it skips."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from tests.programs import fake_system
+
+ROOT = Path(__file__).parent.parent
+# Makes environments, which have no other Python than itself, and notes what it is to run.
+PYTHON = """
+echo "$*" >> {log}
+for last; do :; done
+case "$*" in "-m venv "*) mkdir -p "$last/bin" && cp "$0" "$last/bin/python" ;; esac
+"""
+TOOLS = (
+    *("awk", "bash", "cat", "cp", "cut", "dirname", "env", "flock", "grep", "id", "mkdir"),
+    *("mktemp", "nproc", "rm", "sed", "sha256sum", "sh", "sort", "timeout", "touch"),
+)
+PROGRAMS = (
+    *("apt-get", "age", "dpkg-deb", "git", "ps", "shellcheck", "ssh-keygen", "tar", "zstd"),
+    *("ruff", "mypy"),
+)
+
+
+@dataclass(frozen=True)
+class Host:
+    """A machine where everything but the shell's own tools is made up."""
+
+    folder: Path
+
+    def without(self, program: str) -> None:
+        (self.folder / "bin" / program).unlink()
+
+    def is_a(self, machine: str) -> None:
+        (self.folder / "bin/uname").write_text(f"#!/bin/sh\necho {machine}\n")
+
+    def fails(self, program: str, where: str = " && exit 7") -> None:
+        """Let it end with status 7, always or where this says so."""
+        path = self.folder / "bin" / program
+        path.write_text(f"{path.read_text()}\ntrue{where}\n")
+
+    def run(self, *options: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [ROOT / "script/test", *options],
+            env={
+                "HOME": str(self.folder),
+                "PATH": str(self.folder / "bin"),
+                "OFFSITE_LAB_CACHE": str(self.folder / "cache"),
+            },
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=300,
+            check=False,
+        )
+
+    @property
+    def asked_of_python(self) -> str:
+        return (self.folder / "log").read_text()
+
+    def check_only_the_fast_ones_ran(self) -> None:
+        assert "lab build" not in self.asked_of_python
+        assert "pytest -q -m not lab and not soak" in self.asked_of_python
+        assert "pytest -q -m lab" not in self.asked_of_python
+
+
+@pytest.fixture
+def host(tmp_path: Path) -> Host:
+    fakes = dict.fromkeys(PROGRAMS, "")
+    python = PYTHON.format(log=tmp_path / "log")
+    fake_system(tmp_path / "bin", uname="echo x86_64", python3=python, **fakes)
+    for tool in TOOLS:
+        if not (tmp_path / "bin" / tool).exists():
+            (tmp_path / "bin" / tool).symlink_to(str(shutil.which(tool)))
+    return Host(tmp_path)
+
+
+def test_everything_runs_where_everything_is(host: Host) -> None:
+    done = host.run()
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "Skipped" not in done.stdout
+    assert "-m lab build" in host.asked_of_python
+    assert "-m pytest -q -m lab and not soak" in host.asked_of_python
+    assert "-m pytest -q -m not lab and not soak" in host.asked_of_python
+    assert done.stdout.endswith("totals: 0 passed, 0 failed, 0 skipped\n")
+
+
+def test_one_phase_that_fails_is_told_and_the_others_run(host: Host) -> None:
+    host.fails("mypy")
+    done = host.run()
+    assert done.returncode == 1
+    assert "Types FAILED (status 7)" in done.stdout
+    assert "-m pytest -q -m lab and not soak" in host.asked_of_python
+
+
+def test_without_a_lab_its_tests_fail(host: Host) -> None:
+    host.fails("python3", ' && case "$*" in "-m lab build") exit 7 ;; esac')
+    done = host.run()
+    assert done.returncode == 1
+    assert "FAILED (status 7)" in done.stdout
+    assert "-m lab and not soak" not in host.asked_of_python
+
+
+def test_elsewhere_than_on_x86_the_lab_is_skipped(host: Host) -> None:
+    host.is_a("aarch64")
+    done = host.run()
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "This is aarch64. Skipped: real OpenZFS" in done.stdout
+    host.check_only_the_fast_ones_ran()
+
+
+def test_fast_is_without_the_lab(host: Host) -> None:
+    assert host.run("--fast").returncode == 0
+    host.check_only_the_fast_ones_ran()
+
+
+def test_without_apt_the_lab_is_skipped(host: Host) -> None:
+    host.without("apt-get")
+    done = host.run()
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "Skipped: real OpenZFS" in done.stdout
+    assert "Missing" not in done.stdout
+    host.check_only_the_fast_ones_ran()
+    host.without("age")
+    host.without("ps")
+    assert "Missing, and to be installed by you: age procps" in host.run().stdout

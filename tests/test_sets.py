@@ -1,0 +1,435 @@
+"""A pool backed up as one set and restored by the whole command: who fails, what that stops."""
+
+from __future__ import annotations
+
+import copy
+import os
+import signal
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from offsite import connect, lock
+from offsite.config import Config, Provider
+from offsite.errors import LockedError, ProviderError, StoppedError
+from offsite.remote import Entry, Remote
+from tests import repo, whole
+from tests.storage.memory import MemoryRemote
+from tests.whole import Home, Ran
+
+# For every dataset there is a line in ``tree``, and a stream; of snapshots those in ``made``.
+_ZFS = """\
+#!/bin/sh
+printf '%s\\n' "$*" >> '{folder}/calls'
+cd '{folder}/pool' || exit 99
+for name; do :; done
+dataset=${{name%%@*}}
+make() {{ # DATASET SNAPSHOT
+    guid=$(grep "^$1	" tree | cut -f 2)
+    printf '%s@%s\\t%s\\t9000\\t1768651200\\n' "$1" "$2" $((guid + 100)) >> made
+}}
+case "$*" in
+"version"*) printf 'zfs-2.2.2\\nzfs-kmod-2.2.2\\n' ;;
+"snapshot -r "*) cut -f 1 tree | while read -r each; do make "$each" "${{name#*@}}"; done ;;
+"snapshot "*) shift; for each; do make "${{each%%@*}}" "${{each#*@}}"; done ;;
+"send -t "*) echo "invalid option 't'" >&2; exit 2 ;;
+"send -nP"*) printf 'size\\t5000\\n' ;;
+"send "*"tank@"*) [ ! -e vanishing ] || sed -i '/^tank.b@/d' made; exec cat tank ;;
+"send "*) exec cat "$(echo "$dataset" | tr / _)" ;;
+"list -r "*) cat tree ;;
+"list -t snapshot,bookmark "*) ;; # nothing to stand on: every backup is a full one
+"list -t snapshot -d 1 "*) grep "^$name@" made; true ;;
+"list -t snapshot "*) grep "^$name	" made || {{
+    echo "cannot open '$name': dataset does not exist" >&2; exit 1; }} ;;
+"list "*) grep "^$name	" tree | cut -f 1-7 ;;
+"receive "*"tank/new"*) # as if it were what tank/new was made of
+    cat > "$(echo "$dataset" | tr / _)"
+    source=$(echo "$dataset" | sed s,/new,,)
+    made=$(grep "^$source@" made | cut -f 2-)
+    printf '%s\\t%s\\n' "$name" "$made" >> made
+    printf '%s\\t0\\tfilesystem\\tlz4\\t0\\t0\\toff\\t-\\n' "$dataset" >> tree ;;
+"get -Ho value "* | "get -s "* | "get -pHo value "*) echo - ;;
+"get -pHo property,value written"*) printf 'written\\t0\\nmounted\\tno\\n' ;;
+"get "*) printf 'type\\tfilesystem\\t-\\n' ;;
+esac
+"""
+
+
+class Failing(MemoryRemote):
+    """Takes no ``kind`` of objects of some backups: ``fails`` at the first, second, … it sees."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(name)
+        self.kind = ""
+        self.fails: set[int] = set()
+        self.seen: list[str] = []
+        self.halt = threading.Event()
+
+    def share(self, halt: object = None, *_: object) -> Failing:
+        """As the real one, it does nothing more once its work is to end."""
+        made = copy.copy(self)
+        if isinstance(halt, threading.Event):
+            made.halt = halt
+        return made
+
+    def put(self, path: str, body: bytes | memoryview, digests: Mapping[str, str]) -> None:
+        parts = path.split("/")
+        if len(parts) > 3:
+            if parts[2] not in self.seen:
+                self.seen.append(parts[2])
+            if self.seen.index(parts[2]) in self.fails and parts[3].startswith(self.kind):
+                self.fail(self.halt)
+        if self.halt.is_set():
+            raise StoppedError("stopped")
+        super().put(path, body, digests)
+
+    def fail(self, _halt: threading.Event) -> None:
+        raise ProviderError(f"{self.name} is full")
+
+
+class Pool:
+    """The pool ``tank`` with some datasets, and two providers."""
+
+    def __init__(self, home: Home) -> None:
+        self.home = home
+        self.folder = home.folder / "pool"
+        self.stores = {name: Failing(name) for name in ("one", "two")}
+        self.folder.mkdir()
+        (self.folder / "made").touch()
+        (home.folder / "zfs").write_text(_ZFS.format(folder=home.folder))
+        home.configure(ONE_REMOTE="/one", TWO_REMOTE="/two")
+
+    def has(self, *names: str) -> None:
+        """From now on."""
+        rows = []
+        for number, name in enumerate(names, 1):
+            rows.append(f"{name}\t{number}\tfilesystem\tlz4\t0\t0\toff\t-\n")
+            stream = repo.stream(number + 100, [repo.noise(2000, number)])
+            (self.folder / name.replace("/", "_")).write_bytes(stream)
+        (self.folder / "tree").write_text("".join(rows))
+
+    def fail(self, kind: str = "", **fails: Sequence[int]) -> None:
+        """From now on the providers fail at the datasets of these numbers."""
+        for name, store in self.stores.items():
+            store.kind, store.fails, store.seen = kind, {*fails.get(name, ())}, []
+
+    def backup(self, what: str, *more: str, status: int = 0) -> Ran:
+        ran = self.home.offsite("--backup", what, *more, "--json")
+        assert ran.status == status, ran
+        return ran
+
+    def restore(self, what: str, *more: str, status: int = 0) -> Ran:
+        """As ``tank/new``."""
+        arguments = ("--restore", what, "-R", "--as", "tank/new", "--json", *more)
+        ran = self.home.offsite(*arguments)
+        assert ran.status == status, ran
+        return ran
+
+    def received(self) -> dict[str, bytes]:
+        """The streams that zfs has received, by what they were made of."""
+        files = self.folder.glob("tank_new*")
+        return {
+            file.name.replace("_new", "").replace("_", "/"): file.read_bytes() for file in files
+        }
+
+    def spoil(self, dataset: str) -> None:
+        """Damage the chunks of its backup everywhere."""
+        folder = f"offsite/backups/{self.rows()[dataset]['id']}/"
+        for store in self.stores.values():
+            for path, body in store.objects.items():
+                if path.startswith(f"{folder}chunk-"):
+                    store.objects[path] = bytes(len(body))
+
+    def rows(self) -> dict[str, dict[str, Any]]:
+        """What --list tells, by dataset."""
+        rows = self.home.offsite("--list", "--json").json["backups"]
+        assert len({row["dataset"] for row in rows}) == len(rows), rows
+        return {row["dataset"]: row for row in rows}
+
+    def places(self) -> dict[str, list[str]]:
+        """Where the complete backups are."""
+        return {name: row["providers"] for name, row in self.rows().items() if row["complete"]}
+
+
+@pytest.fixture
+def pool(tmp_path: Path) -> Iterator[Pool]:
+    with whole.home(tmp_path) as home, pytest.MonkeyPatch.context() as patch:
+        made = Pool(home)
+        made.has("tank", "tank/a", "tank/b")
+
+        @contextmanager
+        def remotes(
+            _config: Config, providers: Sequence[Provider], *_: object
+        ) -> Iterator[tuple[list[Remote], dict[str, str]]]:
+            yield [made.stores[provider.name] for provider in providers], {}
+
+        patch.setattr(connect, "remotes", remotes)
+        yield made
+
+
+BOTH = ["one", "two"]
+ONE_BY_ONE = ("--jobs", "1")
+
+
+def log_of(pool: Pool) -> str:
+    return "".join(path.read_text() for path in sorted(pool.home.folder.glob("*.log")))
+
+
+@pytest.mark.parametrize("jobs", ["1", "2"])
+def test_a_pool_is_one_set(pool: Pool, jobs: str) -> None:
+    done = pool.backup("tank", "--jobs", jobs).json
+    assert [one["dataset"] for one in done["backups"]] == ["tank", "tank/a", "tank/b"]
+    assert (done["backup"], done["failed"]) == (done["backups"][-1], {})
+    (name,) = {one["snapshot"] for one in done["backups"]}
+    assert pool.home.calls("snapshot") == [f"snapshot -r tank@{name}"]
+    assert pool.places() == {"tank": BOTH, "tank/a": BOTH, "tank/b": BOTH}
+
+
+def test_a_snapshot_of_the_set_that_is_gone_when_its_turn_comes(pool: Pool) -> None:
+    """Another one would be of another moment."""
+    (pool.folder / "vanishing").touch()
+    done = pool.backup("tank", *ONE_BY_ONE, status=3).json
+    assert [one["dataset"] for one in done["backups"]] == ["tank", "tank/a"]
+    assert "is gone: it was destroyed after it had been made" in done["failed"]["tank/b"]
+    assert len(pool.home.calls("snapshot")) == 1
+
+
+def test_a_provider_that_fails_at_one_dataset(pool: Pool) -> None:
+    pool.fail(two=[1])
+    done = pool.backup("tank@s", *ONE_BY_ONE, status=3).json
+    assert done["failed"] == {}
+    assert [one["failed"] for one in done["backups"]] == [{}, {"two": "two is full"}, {}]
+    assert pool.places() == {"tank": BOTH, "tank/a": ["one"], "tank/b": BOTH}
+    pool.fail()
+    again = pool.backup("tank@s").json
+    assert [one["failed"] for one in again["backups"]] == [{}, {}, {}]
+    assert pool.places() == {"tank": BOTH, "tank/a": BOTH, "tank/b": BOTH}
+
+
+@pytest.mark.parametrize("kind", ["index-", "chunk-", "manifest"])
+@pytest.mark.parametrize("number", [0, 1, 2])
+def test_a_dataset_at_which_all_providers_fail(pool: Pool, number: int, kind: str) -> None:
+    """The others are backed up, those after it, too."""
+    pool.fail(kind, one=[number], two=[number])
+    done = pool.backup("tank", *ONE_BY_ONE, status=3).json
+    names = ["tank", "tank/a", "tank/b"]
+    lost = names.pop(number)
+    assert [one["dataset"] for one in done["backups"]] == names
+    assert done["failed"].keys() == {lost}
+    assert "one is full" in done["failed"][lost]
+    assert pool.places() == dict.fromkeys(names, BOTH)
+    assert f"{lost} is not backed up: no provider is left" in log_of(pool)
+
+
+def test_a_dataset_that_cannot_be_read(pool: Pool) -> None:
+    stream = pool.folder / "tank_a"
+    stream.rename(pool.folder / "away")
+    done = pool.backup("tank", *ONE_BY_ONE, status=3).json
+    assert [one["dataset"] for one in done["backups"]] == ["tank", "tank/b"]
+    assert done["failed"].keys() == {"tank/a"}
+    # The next run is of a new moment: what failed must not hold up the others.
+    (pool.folder / "away").rename(stream)
+    again = pool.backup("tank").json
+    assert again["failed"] == {}
+    assert len(pool.home.calls("snapshot")) == 1
+    assert "Going on with" not in log_of(pool)
+
+
+def test_nothing_can_be_stored(pool: Pool) -> None:
+    pool.fail(one=range(9), two=range(9))
+    told = pool.backup("tank", status=1).json
+    assert "no provider is left to write to" in told["error"]
+    assert pool.places() == {}
+
+
+NAMES = ["tank", "tank/a", "tank/b", "tank/c", "tank/d", "tank/e"]
+
+
+def test_a_provider_that_fails_in_three_datasets_in_a_row(pool: Pool) -> None:
+    pool.has(*NAMES[:5])
+    pool.fail(two=[0, 1, 2])
+    done = pool.backup("tank", *ONE_BY_ONE, status=3).json
+    full, given_up = {"two": "two is full"}, {"two": "it failed several times before"}
+    assert [one["failed"] for one in done["backups"]] == [full, full, full, given_up, given_up]
+    assert len(pool.stores["two"].seen) == 3
+    assert pool.places() == {name: ["one"] for name in NAMES[:5]}
+
+
+def test_a_provider_that_fails_now_and_then(pool: Pool) -> None:
+    pool.has(*NAMES)
+    pool.fail(two=[0, 1, 3, 4])
+    pool.backup("tank", *ONE_BY_ONE, status=3)
+    places = {name: BOTH if name in {"tank/b", "tank/e"} else ["one"] for name in NAMES}
+    assert pool.places() == places
+
+
+def test_all_providers_fail_in_three_datasets_in_a_row(pool: Pool) -> None:
+    """After that nobody tries, but what is stored counts."""
+    pool.has(*NAMES)
+    pool.fail(one=[1, 2, 3], two=[1, 2, 3])
+    done = pool.backup("tank", *ONE_BY_ONE, status=3).json
+    assert done["failed"].keys() == {*NAMES[1:]}
+    assert done["failed"]["tank/d"] == "no provider is left to write to"
+    assert pool.places() == {"tank": BOTH}
+
+
+def manifests(store: MemoryRemote) -> int:
+    return sum("/manifest" in path for path in list(store.objects))
+
+
+@pytest.mark.parametrize("jobs", ["1", "2"])
+def test_stopped_in_the_middle(pool: Pool, monkeypatch: pytest.MonkeyPatch, jobs: str) -> None:
+    """All of it ends, and the next run goes on with it."""
+    pool.has(*NAMES)
+
+    first = iter([True])
+
+    def interrupt(halt: threading.Event) -> None:
+        """Once the first two are complete; nobody is over before all are told."""
+        if next(first, False):
+            repo.wait_for(lambda: all(manifests(one) == 2 for one in pool.stores.values()))
+            os.kill(os.getpid(), signal.SIGINT)
+        assert halt.wait(repo.LONG)
+
+    monkeypatch.setattr(pool.stores["one"], "fail", interrupt)
+    pool.fail("chunk-", one=range(2, 6))
+    told = pool.backup("tank", "--jobs", jobs, status=130).json
+    assert told["error"].startswith("stopped; ")
+    assert len(pool.places()) == 2
+    assert "is not backed up: " not in log_of(pool)
+    pool.fail()
+    assert pool.backup("tank").json["failed"] == {}
+    assert pool.home.calls("snapshot") == []
+    assert pool.places() == dict.fromkeys(NAMES, BOTH)
+
+
+def test_a_dataset_that_another_run_is_at(pool: Pool) -> None:
+    with lock.hold("backup", "tank/a", ["two"]):
+        done = pool.backup("tank", status=3).json
+    assert done["failed"].keys() == {"tank/a"}
+    assert "already running for dataset tank/a" in done["failed"]["tank/a"]
+    assert pool.places() == {"tank": BOTH, "tank/b": BOTH}
+    with lock.hold("backup", "tank", ["one"]):
+        told = pool.backup("tank", status=LockedError.exit_status).json
+    assert "already running for dataset tank " in told["error"]
+
+
+def test_what_is_left_out(pool: Pool) -> None:
+    done = pool.backup("tank@s", "--exclude", "a").json
+    assert [one["dataset"] for one in done["backups"]] == ["tank", "tank/b"]
+    assert pool.home.calls("snapshot") == ["snapshot tank@s tank/b@s"]
+    assert "Left out by --exclude or offsite:backup=off: 1 of 3 datasets" in log_of(pool)
+
+
+def test_a_name_that_is_too_long_for_one_of_them(pool: Pool) -> None:
+    long = f"tank/{'b' * 245}"
+    pool.has("tank", "tank/a", long)
+    for more in (("--dry-run",), ()):
+        done = pool.backup("tank@friday", *more, status=3).json
+        assert [one["dataset"] for one in done["backups"]] == ["tank", "tank/a"]
+        assert done["failed"].keys() == {long}
+        assert "has 257 characters" in done["failed"][long]
+    assert pool.home.calls("snapshot") == ["snapshot tank@friday tank/a@friday"]
+    assert pool.places() == {"tank": BOTH, "tank/a": BOTH}
+    assert pool.restore("tank").json["failed"] == {}
+
+
+def test_a_plan_without_a_provider(pool: Pool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It ends as the backup would."""
+
+    def unreachable(folder: str, **_: object) -> list[Entry]:
+        raise ProviderError(f"cannot list {folder}")
+
+    monkeypatch.setattr(pool.stores["two"], "list", unreachable)
+    done = pool.backup("tank", "--dry-run", status=3).json
+    why = "its backups cannot be read: cannot list offsite/backups"
+    assert [one["failed"] for one in done["backups"]] == [{"two": why}] * 3
+    assert [one["providers"] for one in done["backups"]] == [["one"]] * 3
+
+
+def test_a_plan_changes_nothing(pool: Pool) -> None:
+    done = pool.backup("tank", "--dry-run").json
+    assert [one["dataset"] for one in done["backups"]] == ["tank", "tank/a", "tank/b"]
+    assert pool.home.calls("snapshot") == []
+    assert pool.places() == {}
+
+
+# --- back again -----------------------------------------------------------------------------------
+
+
+def streams(*names: str) -> dict[str, bytes]:
+    """What zfs sent for the datasets of these numbers."""
+    return {
+        name: repo.stream(number + 101, [repo.noise(2000, number + 1)])
+        for number, name in enumerate(NAMES)
+        if name in names
+    }
+
+
+def test_a_set_comes_back(pool: Pool) -> None:
+    pool.backup("tank@s")
+    plan = pool.restore("tank", "--dry-run").json
+    assert [one["target"] for one in plan["restores"]] == ["tank/new", "tank/new/a", "tank/new/b"]
+    assert [len(one["chain"]) for one in plan["restores"]] == [1, 1, 1]
+    assert plan["estimated_seconds"] > 0
+    told = pool.home.offsite("--restore", "tank", "--as", "tank/new", "--dry-run").stdout
+    assert "BACKUPS" in told
+    assert "/s measured now" in told
+    assert pool.received() == {}
+    pool.restore("tank", "--at", "1999-12-31", status=2)
+    done = pool.restore("tank", "--at", "2199-12-31").json
+    assert [one["target"] for one in done["restores"]] == ["tank/new", "tank/new/a", "tank/new/b"]
+    assert (done["failed"], done["notes"]) == ({}, [])
+    assert pool.received() == streams("tank", "tank/a", "tank/b")
+
+
+def test_a_pool_is_no_file(pool: Pool, tmp_path: Path) -> None:
+    """Its root's stream alone is hardly what was meant."""
+    pool.backup("tank@s")
+    file = tmp_path / "tank.zfs"
+    words = ("--restore", "tank", "--to-file", str(file), "--json")
+    refused = pool.home.offsite(*words)
+    assert (refused.status, file.exists()) == (2, False)
+    assert "backups of others below tank" in refused.json["error"]
+    assert "--no-recursive" in refused.json["hint"]
+    assert pool.home.offsite(*words, "--no-recursive").status == 0
+    assert file.read_bytes() == streams("tank")["tank"]
+
+
+@pytest.mark.parametrize("name", ["tank/a", "tank/b"])
+def test_a_dataset_that_nobody_has_whole(pool: Pool, name: str) -> None:
+    """The others come back, those after it, too."""
+    pool.backup("tank@s")
+    pool.spoil(name)
+    done = pool.restore("tank", status=3).json
+    target = name.replace("tank", "tank/new")
+    assert done["failed"].keys() == {target}
+    assert len(done["restores"]) == 2
+    assert "is not the one that was stored" in done["failed"][target]
+    got = pool.received()
+    assert got.pop(name, b"") == b""
+    assert got == streams(*{"tank", "tank/a", "tank/b"} - {name})
+    assert f"{target} is not restored: " in log_of(pool)
+    assert "left out from now on: this work" not in log_of(pool)
+
+
+def test_what_is_below_a_dataset_that_is_lost(pool: Pool) -> None:
+    pool.has("tank", "tank/a", "tank/a/x", "tank/b")
+    pool.backup("tank@s")
+    pool.spoil("tank/a")
+    done = pool.restore("tank", status=3).json
+    assert done["failed"].keys() == {"tank/new/a", "tank/new/a/x"}
+    assert done["failed"]["tank/new/a/x"] == "its parent tank/new/a is not restored"
+    assert [one["target"] for one in done["restores"]] == ["tank/new", "tank/new/b"]
+
+
+def test_nothing_comes_back(pool: Pool) -> None:
+    pool.backup("tank@s")
+    for name in NAMES[:3]:
+        pool.spoil(name)
+    told = pool.restore("tank", status=1).json
+    assert "chunk 0 is not the one that was stored" in told["error"]
