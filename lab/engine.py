@@ -80,6 +80,9 @@ def _launch(spec: Spec, *, owned: bool) -> Running:
         pid = _guest_pid(spec, child)
         if not spec.product.emulated:
             port = uml.forward(spec.folder, free_port)
+    except LabError as error:
+        _await_end(child)
+        raise _failed(spec, str(error)) from error
     except BaseException:
         _await_end(child)
         raise

@@ -73,7 +73,12 @@ def die_everywhere(
 
 
 @pytest.mark.parametrize(
-    ("leader", "torn", "again"), [("one", None, True), ("two", None, False), ("one", 0.0, False)]
+    ("leader", "torn", "again"),
+    [
+        pytest.param("one", None, True, marks=pytest.mark.soak),
+        ("two", None, False),
+        pytest.param("one", 0.0, False, marks=pytest.mark.soak),
+    ],
 )
 def test_in_a_new_backup(here: Life, leader: str, torn: float | None, *, again: bool) -> None:
     """Also where a change that was not finished leaves an empty object, as local folders do."""
@@ -136,7 +141,7 @@ def test_while_a_complete_backup_is_copied(here: Life) -> None:
 # --- one that is given up -------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("leader", BOTH)
+@pytest.mark.parametrize("leader", ["one", pytest.param("two", marks=pytest.mark.soak)])
 def test_while_an_unfinished_backup_is_given_up(here: Life, leader: str) -> None:
     """Index 0 goes last: until then it is known whose chunks these are, and they can go on."""
     here.world.leader = leader

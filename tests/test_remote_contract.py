@@ -20,7 +20,10 @@ from tests.storage.servers import Server
 pytest_plugins = ["tests.storage.fixtures"]
 
 MIB = 1 << 20
-KINDS = ["memory", "local_store", "seaweed", "azurite", "sftp", "gcs"]
+KINDS = [
+    *("memory", "local_store", "seaweed", "sftp"),
+    *(pytest.param(kind, marks=pytest.mark.soak) for kind in ("azurite", "gcs")),
+]
 
 
 @pytest.fixture(scope="module", params=KINDS)

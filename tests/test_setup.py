@@ -80,6 +80,7 @@ def test_nothing_is_installed_unasked(tmp_path: Path) -> None:
     assert not (tmp_path / "ran").exists()
 
 
+@pytest.mark.soak
 def test_installs_twice_into_an_empty_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PIP_CACHE_DIR", str(Path.home() / ".cache" / "pip"))
     home = tmp_path / "home dir"

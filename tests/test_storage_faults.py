@@ -365,6 +365,7 @@ def test_answers_that_are_always_wrong_on_the_only_provider(
     check_refused(stored, stored.restore("--provider", "cloud"), f"cannot be had: .*{told}", 3)
 
 
+@pytest.mark.soak
 @pytest.mark.usefixtures("timeouts")
 def test_the_only_provider_always_falls_silent(stored: Site) -> None:
     stored.proxy.fault = Fault("freeze", GET, after=MIB // 2, path=THIRD)

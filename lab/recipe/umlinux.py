@@ -15,6 +15,12 @@ from lab.process import run, run_logged, say
 CONFIG = Path(__file__).with_name("uml.config")
 CONFIGURED = "CONFIG_ZFS=y"
 HOUR = 3600
+# The kernel keeps a process's vector registers in this many bytes. A processor with AMX has 11008
+# of them, and without room for all the host refuses to set any ("ptrace set fp regs failed, errno =
+# 14"); a host with fewer takes what it has (ptrace_regset of Linux, kernel/ptrace.c). Some of these
+# lie on kernel stacks, so those are larger, too (uml.config).
+REGISTERS = Path("arch/x86/um/user-offsets.c")
+FEW, ENOUGH = "DEFINE_LONGS(HOST_FP_SIZE, 2696)", "DEFINE_LONGS(HOST_FP_SIZE, 12288)"
 
 
 def compile_kernel(tree: Path, log: Path) -> Path:
@@ -27,6 +33,7 @@ def compile_kernel(tree: Path, log: Path) -> Path:
     say("unpacking the kernel's source (10 s)")
     run(["tar", "-xf", archive, "-C", tree], env={"XZ_OPT": "-T0"})
     linux = tree / archive.name.removesuffix(".tar.xz")
+    _make_room_for_registers(linux / REGISTERS)
     # copy-builtin cleans it away.
     revision = (zfs / "include/zfs_gitrev.h").read_bytes()
 
@@ -55,6 +62,13 @@ def compile_kernel(tree: Path, log: Path) -> Path:
     shutil.copy(linux / "vmlinux", built)
     run(["strip", "--strip-debug", built])
     return built
+
+
+def _make_room_for_registers(source: Path) -> None:
+    text = source.read_text()
+    if FEW not in text:
+        raise LabError(f"{source} is not as expected: {FEW} is missing")
+    source.write_text(text.replace(FEW, ENOUGH))
 
 
 def _configure(zfs: Path, linux: Path, log: Path) -> None:

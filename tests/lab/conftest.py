@@ -21,6 +21,7 @@ from lab.world import World
 HERE = Path(__file__).parent
 NUMBERS = count(1)
 ONE_WORKER = {"test_versions.py"}  # they share a second machine
+IN_THE_GATE = {"test_lab.py", "test_main_job.py"}  # the others take longer: script/soak tests
 SCORES = "fault matrix"  # a property of tests: workers hand reports to the one who shows them
 
 
@@ -30,6 +31,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         fixtures = {"machine", "pool", "version", "world"} & set(getattr(item, "fixturenames", ()))
         if fixtures and item.path.is_relative_to(HERE):
             item.add_marker("lab")
+            if item.path.name not in IN_THE_GATE:
+                item.add_marker("soak")
             if item.path.name in ONE_WORKER:
                 item.add_marker(pytest.mark.xdist_group(item.path.name))
 

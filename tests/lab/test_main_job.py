@@ -224,9 +224,10 @@ def test_one_provider_failing_is_partial_success(world: World, data: str) -> Non
 
 
 def test_a_send_that_dies_never_becomes_a_backup(world: World, data: str) -> None:
+    world.fill(data, noise=64)  # more than all buffers on the way take
     running = world.start("--backup", f"{data}@cut", RCLONE_FLAGS="--bwlimit 500k")
     wait_for(lambda: any((world.home / "one").rglob("chunk-*")))
-    world.machine.script("pkill -9 -f 'zfs send' || killall -9 zfs")
+    world.machine.script("killall -9 zfs")
     _, stderr = running.communicate(timeout=120)
     assert running.returncode == 1
     assert "zfs send" in stderr
