@@ -28,8 +28,8 @@ def short_path() -> Iterator[Path]:
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     """Add this run's passed, failed, skipped and rerun tests to what script/test sums up."""
     totals = os.environ.get("OFFSITE_TOTALS")
-    if totals is None:
-        return
+    if totals is None or hasattr(terminalreporter.config, "workerinput"):
+        return  # a worker of pytest-xdist: the one who gathers the results tells
     stats = terminalreporter.stats
     counts = [
         len(stats.get(kind, [])) for kind in ("passed", "failed", "error", "skipped", "rerun")

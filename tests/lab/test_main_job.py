@@ -224,7 +224,8 @@ def test_one_provider_failing_is_partial_success(world: World, data: str) -> Non
 
 
 def test_a_send_that_dies_never_becomes_a_backup(world: World, data: str) -> None:
-    world.fill(data, noise=64)  # more than all buffers on the way take
+    # More than all buffers on the way take: zfs must still be sending.
+    world.machine.script(f"dd if=/dev/urandom of=/{data}/more bs=1M count=64 2>/dev/null; sync")
     running = world.start("--backup", f"{data}@cut", RCLONE_FLAGS="--bwlimit 500k")
     wait_for(lambda: any((world.home / "one").rglob("chunk-*")))
     world.machine.script("killall -9 zfs")
