@@ -11,9 +11,9 @@ from lab.errors import LabError
 from lab.plan import Plan, Spec
 
 SHARED_MEMORY = Path("/dev/shm")  # noqa: S108 - the kernel's file there has no name
-# Bytes; not more, such as 65,520: slirp4netns knows no window scaling, so a window is about one such
-# packet, and sender and receiver each wait for the other to move a whole one. 4 MiB into a guest
-# took 6 to 13 s; with 4,000 to 16,384 bytes 0.7 to 1.8 s, with 1,500 0.3 to 0.4 s.
+# Bytes; not more, such as 65,520: slirp4netns knows no window scaling, so a window is about one
+# such packet, and sender and receiver each wait for the other to move a whole one. 4 MiB into a
+# guest took 6 to 13 s; with 4,000 to 16,384 bytes 0.7 to 1.8 s, with 1,500 0.3 to 0.4 s.
 MTU = 1500
 FORWARD_TRIES = 20
 API_TIMEOUT = 20  # seconds
