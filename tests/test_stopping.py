@@ -56,8 +56,23 @@ def test_handlers_are_put_back() -> None:
     before = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
     with stopping() as stop:
         signal.raise_signal(signal.SIGTERM)
-        assert stop.is_set()
+        assert stop.wait(repo.LONG)
     assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)] == before
+
+
+def test_a_signal_within_the_event_s_own_lock() -> None:
+    """As it comes once in a thousand times to a main thread that waits for the event."""
+    code = """
+import signal
+from offsite.cli.stopping import stopping
+with stopping() as stop:
+    with stop._cond:
+        signal.raise_signal(signal.SIGTERM)
+    assert stop.wait(60)
+"""
+    command = [sys.executable, "-c", code]
+    ended = subprocess.run(command, timeout=repo.LONG, check=False)
+    assert ended.returncode == 0
 
 
 def test_the_second_signal_is_final() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import _thread
 import os
 import signal
 import sys
@@ -24,13 +25,15 @@ def stopping() -> Iterator[threading.Event]:
     SIGINT for all its background jobs.
     """
     stop = threading.Event()
-    since = 0.0
+    since: float | None = None
 
     def handle(_number: int, _frame: FrameType | None) -> None:
         nonlocal since
-        if not stop.is_set():
+        if since is None:
             since = time.monotonic()
-            stop.set()
+            # Not here: we interrupt the main thread anywhere, within the event's own lock, too, and
+            # would wait for ourselves. Nor by threading.Thread, which has such a lock as well.
+            _thread.start_new_thread(stop.set, ())
         elif time.monotonic() - since > _SAME_WISH:
             if sys.stdout.isatty():
                 os.write(sys.stdout.fileno(), _SHOW_CURSOR)
