@@ -71,14 +71,14 @@ def main() -> int:
 
 @contextmanager
 def machine() -> Iterator[Machine]:
-    """This host if it has OpenZFS, else an emulated one."""
+    """This host if it has OpenZFS, else one in a process."""
     if usable():
         title("OpenZFS is here: the demo uses a pool in a file on this machine")
         yield Host()
         return
-    title("No OpenZFS here: booting a small emulated machine that has it")
+    title("No OpenZFS here: booting a small machine that has it, in a process")
     with boot() as guest:
-        say(f"OpenZFS {guest.version}, emulated: a tenth of a real machine's speed")
+        say(f"OpenZFS {guest.version}, in a User-Mode Linux kernel on one processor")
         yield guest
 
 

@@ -67,7 +67,7 @@ def start(spec: Spec, *, owned: bool) -> Running:
         running.kill()
         if not (died and "host forwarding" in tail(spec.serial)):
             break
-    raise _failed(spec, "the guest did not answer in time")
+    raise _failed(spec, f"the guest did not answer within {spec.patience:g} s")
 
 
 def _launch(spec: Spec, *, owned: bool) -> Running:
@@ -110,7 +110,7 @@ def _guest_pid(spec: Spec, child: subprocess.Popen[bytes]) -> int:
             return int((spec.folder / "guest.pid").read_text())
         except FileNotFoundError:
             time.sleep(POLL)
-    raise _failed(spec, "the guest did not start")
+    raise LabError(f"the guest did not start within {spec.patience:g} s")
 
 
 def _answers(spec: Spec, running: Running) -> bool:
@@ -158,4 +158,4 @@ def _await_end(child: subprocess.Popen[bytes]) -> None:
 def _failed(spec: Spec, what: str) -> LabError:
     logs = [spec.folder / name for name in ("keeper.log", "network.log", spec.serial.name)]
     told = "\n".join(f"{log.name}: {tail(log)}" for log in logs if log.exists())
-    return LabError(f"{what} ({spec.patience} s)\n{told}")
+    return LabError(f"{what}\n{told}")

@@ -105,7 +105,7 @@ phase() {
 }
 
 # phase_ended NAME [NOTE]: note how long it took.
-phase_ended() { phases+=("$((SECONDS - phase_began)) s  $1${2-}"); }
+phase_ended() { phases+=("$(printf '%6d s  %s' $((SECONDS - phase_began)) "$1${2-}")"); }
 
 # tests NAME SECONDS ARGS...: a phase of pytest; what passed is counted (tests/conftest.py).
 tests() {
@@ -117,7 +117,7 @@ tests() {
 # end_phases: tell what took how long, then the totals in one line; exit 1 if a phase failed.
 end_phases() {
     say "What took how long ($SECONDS s)"
-    printf '%10s\n' "${phases[@]}"
+    printf '%s\n' "${phases[@]}"
     awk '{ passed += $1; failed += $2; skipped += $3; rerun += $4 }
         END {
             printf "totals: %d passed, %d failed, %d skipped", passed, failed, skipped
