@@ -6,7 +6,7 @@ with boot("2.3") as guest:
     print(guest.run("zfs", "list").stdout)
 """
 
-from lab.errors import CommandError, DeadlineError, LabError
+from lab.errors import CommandError, DeadlineError, GuestLostError, LabError
 from lab.guest import Guest, boot
 from lab.host import Host
 from lab.machine import Completed, Machine
@@ -16,6 +16,7 @@ __all__ = [
     "Completed",
     "DeadlineError",
     "Guest",
+    "GuestLostError",
     "Host",
     "LabError",
     "Machine",

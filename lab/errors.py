@@ -11,3 +11,7 @@ class CommandError(LabError):
 
 class DeadlineError(LabError):
     """A command on the machine did not end before its deadline; it was killed."""
+
+
+class GuestLostError(LabError):
+    """The guest stopped answering while it was in use; what it was used for says nothing."""

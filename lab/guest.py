@@ -88,6 +88,13 @@ class Guest(Machine):
             f"kill it: guest ended; end of its console:\n{tail(self.spec.serial)}"
         )
 
+    def answers(self, patience: float = 20) -> bool:
+        """Tell whether it runs a command within so many seconds; a guest that hangs is ended."""
+        try:
+            return self.run("true", check=False, timeout=patience).status == 0
+        except LabError:
+            return False
+
     def power_off(self) -> None:
         """Cut the power: nothing is written or unmounted."""
         if self._master:

@@ -1,4 +1,4 @@
-"""For all tests: examples take as long as they take, since the machine may be loaded."""
+"""For all tests: examples take as long as they take, since the machine may be loaded; totals."""
 
 import os
 import tempfile
@@ -8,14 +8,36 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, settings
 
+from tests.thorough import THOROUGH
+
 # On what is the profile of the environment: in CI, hypothesis draws the same examples every time.
 settings.register_profile(
     "patient",
     settings(),
+    max_examples=100 if THOROUGH else 30,
     deadline=None,
     suppress_health_check={*settings().suppress_health_check, HealthCheck.too_slow},
 )
 settings.load_profile("patient")
+
+# Crashes and faults at every point, whole commands over and over: they keep processors busy.
+HEAVY = {
+    "test_crashes.py",
+    "test_legacy.py",
+    "test_memory.py",
+    "test_remote_faults.py",
+    "test_resume_crashes.py",
+    "test_slow_provider.py",
+    "test_storage_faults.py",
+}
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark the heavy tests, and begin with them: at the end all workers have something to do."""
+    for item in items:
+        if item.path.name in HEAVY:
+            item.add_marker("heavy")
+    items.sort(key=lambda item: item.path.name not in HEAVY)
 
 
 @pytest.fixture

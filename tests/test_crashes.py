@@ -7,7 +7,6 @@ not whole, and the same command must end with the same bytes everywhere.
 
 from __future__ import annotations
 
-import itertools
 import socket
 from collections.abc import Callable, Iterator
 
@@ -17,6 +16,7 @@ from offsite import lock
 from offsite.repository import MANIFEST
 from tests.life import BACKUP, BOTH, MONDAY, NAMES, OPENING, SUNDAY, Life, life, objects
 from tests.storage.memory import MemoryRemote
+from tests.thorough import some
 from tests.whole import DATASET
 
 pytest_plugins = ["tests.storage.fixtures"]
@@ -47,18 +47,23 @@ def die_everywhere(
     torn: float | None = None,
     again: bool = False,
 ) -> list[str]:
-    """Run ``command`` until it lives, one change longer each time; the changes of its whole life.
+    """Run ``command``, then again and again, each time dead after one of its changes; these.
 
     In between: what is there is told, perhaps another run dies, too, and the backup is finished; of
     two deaths one takes the journal along.
     """
-    for end in itertools.count():
+    here.begin()
+    before()
+    assert here.run(*command, torn=torn)
+    here.check_whole()
+    changes = here.world.changes
+    for n, end in enumerate(some(range(len(changes)))):
         here.begin()
         before()
         if here.run(*command, end=end, torn=torn):
-            break
+            break  # no life is quite like the other: what came before left more to this one
         here.check_told()
-        if end % 2 == (here.world.leader == "two"):
+        if n % 2 == (here.world.leader == "two"):
             here.lose_journals()
         if again:
             here.run(*BACKUP, end=2 + 5 * end % 13)
@@ -66,7 +71,7 @@ def die_everywhere(
         assert here.run(*BACKUP)
         here.check_whole()
     here.check_whole()
-    return here.world.changes
+    return changes
 
 
 # --- a new backup ---------------------------------------------------------------------------------
@@ -97,7 +102,7 @@ def test_a_document_cut_in_the_middle(here: Life, providers: str) -> None:
     command = (*BACKUP, "--provider", providers)
     assert here.run(*command)
     changes = here.world.changes
-    for end in [n for n, what in enumerate(changes) if MANIFEST in what or "index-" in what]:
+    for end in some([n for n, what in enumerate(changes) if MANIFEST in what or "index-" in what]):
         here.begin()
         here.run(*command, end=end, torn=0.5)
         (row,) = here.rows()

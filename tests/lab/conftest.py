@@ -4,17 +4,18 @@ script/test runs these tests in several workers (pytest-xdist), each with a mach
 """
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from itertools import count
 from pathlib import Path
 
 import msgspec
 import pytest
 
-from lab import Host, Machine, boot
+from lab import Guest, GuestLostError, Host, Machine, boot
 from lab.faults import report
 from lab.faults.report import Score
 from lab.host import usable
+from lab.process import tail
 from lab.recipe.release import LATEST
 from lab.world import World
 
@@ -35,6 +36,20 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
                 item.add_marker("soak")
             if item.path.name in ONE_WORKER:
                 item.add_marker(pytest.mark.xdist_group(item.path.name))
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_call(item: pytest.Item) -> Generator[None, object, object]:
+    """Boot a guest anew that was lost in a test that failed, which then runs once more."""
+    try:
+        return (yield)
+    except (Exception, pytest.fail.Exception) as error:
+        machine = getattr(item, "funcargs", {}).get("machine")
+        if not isinstance(machine, Guest) or machine.answers():
+            raise
+        told = tail(machine.spec.serial)
+        machine.reboot()
+        raise GuestLostError(f"booted anew; end of its console:\n{told}") from error
 
 
 @pytest.fixture(scope="session")
