@@ -7,8 +7,7 @@ on this disk, and killed when 80 % of the chunks are there. From copies of that 
 command goes on, with a zfs that serves tokens and with one that does not, in turns. Printed are the
 medians, in seconds from the start of the command: until the log names the engine (the start-up:
 what is stored is read; for the re-send also zfs's refusal of a token), and until the first chunk is
-written to the folder; then what came out of zfs send in the whole run. The guest is emulated, a
-tenth of a real machine's speed: the shape counts, not the seconds.
+written to the folder; then what came out of zfs send in the whole run.
 """
 
 from __future__ import annotations
@@ -100,7 +99,7 @@ def main() -> None:
     with boot() as guest, tempfile.TemporaryDirectory(prefix="offsite-bench-") as folder:
         guest.make_pool(POOL, 4 * sum(chosen.sizes) * MIB + 256 * MIB, compression="off")
         guest.script(MAKE_OLD_ZFS)
-        print(f"OpenZFS {guest.version}, emulated; {os.cpu_count()} cores, {load()}", flush=True)
+        print(f"OpenZFS {guest.version}; {os.cpu_count()} cores, {load()}", flush=True)
         begun = {size: interrupted(guest, Path(folder) / str(size), size) for size in chosen.sizes}
         for number in range(chosen.rounds):
             for row in rows if number % 2 == 0 else rows[::-1]:

@@ -1,13 +1,14 @@
-"""Backup throughput, side by side: offsite against ``zstd -T0 -3 | age | rclone rcat``.
+"""Throughput, side by side: offsite against ``zstd -T0 -3 | age | rclone rcat``, and back.
 
     script/bench [throughput] [--stream FILE] [--rounds N]
 
 Both get the same real zfs send stream through a pipe (``cat`` in zfs's place) and write to a folder
-on this disk, in turns, in one run. The stream is made once by the lab's OpenZFS (programs and
-libraries of this machine, text, and a quarter of incompressible data) and cached. Printed: seconds,
-MB/s, the ratio of the medians, stored bytes, the peak memory (PSS) of all processes of each
+on this disk, then bring it back into /dev/null (the other one: ``rclone cat | age -d | zstd -d``),
+in turns, in one run. The stream is made once by the lab's OpenZFS (programs and libraries of this
+machine, text, and a quarter of incompressible data) and cached. Printed: seconds, MB/s, the ratio
+of the medians, processor seconds, stored bytes, the peak memory (PSS) of all processes of each
 together, and what following the stream's records costs of the processor time of a backup. The exit
-status is 1 if the ratio is below 1.3.
+status is 1 if the backup's ratio is below 1.3, or the restore's below 1.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -35,7 +36,8 @@ from offsite.zfs.records import HEADER_SIZE
 from offsite.zfs.stream import Follower
 
 MIB = 1 << 20
-LEAST = 1.3  # times as fast as the others
+LEAST = {"backup": 1.3, "restore": 1.0}  # times as fast as the other
+QUIET = 0.5  # load at the start, above which the figures say little
 SEND_FLAGS = ("-L",)  # as offsite sends a dataset without compression
 PIECE = 64 << 10  # bytes; as they come out of a pipe
 CHUNK = 32 * MIB
@@ -59,7 +61,7 @@ esac
 
 @dataclass(frozen=True)
 class Run:
-    """Seconds, on the clock and of processors; bytes left on the disk, and the highest PSS of the
+    """Seconds, on the clock and of processors; bytes stored on the disk, and the highest PSS of the
     whole process tree in bytes."""
 
     seconds: float
@@ -68,49 +70,71 @@ class Run:
     memory: int
 
 
+@dataclass(frozen=True)
+class Contender:
+    """Its commands, and the folder where it stores."""
+
+    name: str
+    commands: Mapping[str, list[str]]
+    environment: Mapping[str, str]
+    target: Path
+
+
+PEER, OURS = "zstd | age | rclone", "offsite"
+Runs = dict[tuple[str, str], list[Run]]  # by what was done, and by whom
+
+
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run all rounds and print the table; 0 if offsite is as much faster as it shall be."""
+    """Run all rounds and print the tables; 0 if offsite is as much faster as it shall be."""
     options = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     options.add_argument("--stream", type=Path, help="a zfs send stream (default: made in the lab)")
     options.add_argument("--rounds", type=int, default=3)
     chosen = options.parse_args(argv)
     stream = chosen.stream or make_stream(root() / f"bench{''.join(SEND_FLAGS)}.zfs")
-    size = stream.stat().st_size
-    print(f"{size / 1e9:.2f} GB of zfs send stream, {os.cpu_count()} cores, {chosen.rounds} rounds")
-    with tempfile.TemporaryDirectory(prefix="offsite-bench-") as folder:
-        contenders = {
-            "zstd -T0 -3 | age | rclone rcat": shell,
-            "offsite --backup": offsite,
-        }
-        runs: dict[str, list[Run]] = {name: [] for name in contenders}
-        for _ in range(chosen.rounds):
-            for name, run in contenders.items():
-                with stream.open("rb") as warm:
-                    while warm.read(16 * MIB):
-                        pass
-                runs[name].append(run(stream, Path(folder)))
-    ratio = report(size, runs)
-    spent, whole = following(stream), runs["offsite --backup"][-1].processor
+    size, load = stream.stat().st_size, os.getloadavg()[0]
+    state = "quiet" if load <= QUIET else "not quiet: the figures say little"
+    print(f"{size / 1e9:.2f} GB of zfs send stream, {os.cpu_count()} cores")
+    print(f"load at the start {load:.1f}: {state}")
+    runs: Runs = {}
+    for number in range(chosen.rounds):
+        for make in (shell, offsite)[:: 1 if number % 2 == 0 else -1]:
+            with tempfile.TemporaryDirectory(prefix="offsite-bench-") as folder:
+                compete(make(stream, Path(folder)), stream, runs)
+    ratios = {what: report(what, size, runs) for what in LEAST}
+    spent, whole = following(stream), runs["backup", OURS][-1].processor
     print(
         f"following the records: {spent:.2f} s of processor time,"
         f" {100 * spent / whole:.1f} % of a backup's {whole:.1f} s"
     )
-    return int(ratio < LEAST)
+    return int(any(ratios[what] < least for what, least in LEAST.items()))
 
 
-def report(size: int, runs: dict[str, list[Run]]) -> float:
+def compete(contender: Contender, stream: Path, runs: Runs) -> None:
+    """A backup and a restore of one of them."""
+    with stream.open("rb") as warm:
+        while warm.read(16 * MIB):
+            pass
+    for what, command in contender.commands.items():
+        done = measured(command, contender.environment, contender.target)
+        runs.setdefault((what, contender.name), []).append(done)
+
+
+def report(what: str, size: int, runs: Runs) -> float:
     """One line a contender, then the ratio of the medians, which is returned."""
-    medians = {name: statistics.median(run.seconds for run in done) for name, done in runs.items()}
-    for name, done in runs.items():
+    mine = {name: done for (verb, name), done in runs.items() if verb == what}
+    medians = {name: statistics.median(run.seconds for run in done) for name, done in mine.items()}
+    for name, done in mine.items():
         each = " ".join(f"{run.seconds:.1f}" for run in done)
+        processor = statistics.median(run.processor for run in done)
         print(
-            f"{name:32} {size / medians[name] / 1e6:6.0f} MB/s  ({each} s)"
+            f"{what:8} {name:20} {size / medians[name] / 1e6:6.0f} MB/s  ({each} s)"
+            f"  processors {processor:.1f} s"
             f"  stored {done[-1].stored / size:.3f}"
             f"  memory {max(run.memory for run in done) / MIB:.0f} MiB"
         )
-    peer, ours = medians.values()
-    print(f"ratio {peer / ours:.2f}")
-    return peer / ours
+    ratio = medians[PEER] / medians[OURS]
+    print(f"{what:8} ratio {ratio:.2f}")
+    return ratio
 
 
 def following(stream: Path) -> float:
@@ -126,20 +150,22 @@ def following(stream: Path) -> float:
     return spent
 
 
-def shell(stream: Path, folder: Path) -> Run:
-    """The pipeline an admin would type."""
-    target = folder / "peer"
+def shell(stream: Path, folder: Path) -> Contender:
+    """The pipelines an admin would type."""
+    target, identity = folder / "stored", folder / "identity"
     target.mkdir()
-    recipient = keygen(folder)
-    command = 'cat "$1" | zstd -q -T0 -3 -c | age -r "$2" | "$3" rcat "$4/object"'
-    argv = ["sh", "-c", command, "sh", str(stream), recipient, find_rclone(), str(target)]
-    return measured(argv, dict(os.environ), target)
+    subprocess.run(["age-keygen", "-o", identity], check=True, capture_output=True)
+    recipient = identity.read_text().partition("public key: ")[2].split()[0]
+    there = 'cat "$1" | zstd -q -T0 -3 -c | age -r "$2" | "$3" rcat "$4/object"'
+    back = '"$3" cat "$4/object" | age -d -i "$5" | zstd -q -d -c'
+    told = ["sh", str(stream), recipient, find_rclone(), str(target), str(identity)]
+    commands = {"backup": ["sh", "-c", there, *told], "restore": ["sh", "-c", back, *told]}
+    return Contender(PEER, commands, os.environ, target)
 
 
-def offsite(stream: Path, folder: Path) -> Run:
+def offsite(stream: Path, folder: Path) -> Contender:
     """The whole command, start-up, signing and verification of the upload included."""
-    home = folder / "home"
-    target = folder / "ours"
+    home, target = folder / "home", folder / "stored"
     for place in (target, home / "run", home / ".config/offsite"):
         place.mkdir(parents=True)
     (home / "run").chmod(0o700)
@@ -155,14 +181,15 @@ def offsite(stream: Path, folder: Path) -> Run:
     environment = {**os.environ, "HOME": str(home), "XDG_RUNTIME_DIR": str(home / "run")}
     command = [sys.executable, "-m", "offsite", "--quiet"]
     subprocess.run([*command, "keys", "init"], env=environment, check=True, capture_output=True)
-    try:
-        return measured([*command, "--backup", "tank/data@s"], environment, target)
-    finally:
-        shutil.rmtree(home)
+    commands = {
+        "backup": [*command, "--backup", "tank/data@s"],
+        "restore": [*command, "--restore", "tank/data@s", "--to-file", "-"],
+    }
+    return Contender(OURS, commands, environment, target)
 
 
-def measured(argv: list[str], environment: dict[str, str], target: Path) -> Run:
-    """Run a command; then empty ``target``."""
+def measured(argv: list[str], environment: Mapping[str, str], target: Path) -> Run:
+    """Run a command."""
     began, before = time.monotonic(), processor_time()
     with subprocess.Popen(argv, env=environment, stdout=subprocess.DEVNULL) as running:
         peak = Peak(running.pid)
@@ -172,7 +199,6 @@ def measured(argv: list[str], environment: dict[str, str], target: Path) -> Run:
     if status:
         raise SystemExit(f"{argv[0]} ended with status {status}")
     stored = sum(path.stat().st_size for path in target.rglob("*") if path.is_file())
-    shutil.rmtree(target)
     return Run(seconds, processor, stored, memory)
 
 
@@ -214,12 +240,6 @@ class Peak:
             except (psutil.NoSuchProcess, psutil.AccessDenied):
                 continue
         return total
-
-
-def keygen(folder: Path) -> str:
-    """A fresh recipient."""
-    made = subprocess.run(["age-keygen"], cwd=folder, capture_output=True, text=True, check=True)
-    return made.stdout.partition("public key: ")[2].split()[0]
 
 
 def find_rclone() -> str:

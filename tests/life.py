@@ -140,7 +140,7 @@ def check_row(row: Mapping[str, Any], held: Held) -> None:
         assert all(held[name] == NAMES for name in signed), "a manifest before all else is there"
         return
     most = max((sum(map(is_chunk, names)) for names in begun), default=0)
-    percent = min(99, 100 * most * SIZE // len(STREAM))
+    percent = min(99, 100 * most * SIZE // len(STREAM)) if begun else None
     assert (row["status"], row["complete"], row["percent"]) == ("unfinished", False, percent)
     assert (row["chunks"], row["providers"]) == (most, sorted(held))
     assert row["note"] == ("" if begun else STILLBORN)

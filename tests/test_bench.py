@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from bench import throughput
-from bench.throughput import Run
+from bench.throughput import OURS, PEER, Contender, Run, Runs
 from tests import repo
 
 
@@ -17,9 +17,24 @@ def test_throughput_fails_if_it_is_not_faster(
 ) -> None:
     stream = tmp_path / "stream"
     stream.write_bytes(repo.stream(77, [repo.noise(5000)]))
-    monkeypatch.setattr(throughput, "shell", lambda *_: Run(peer, peer, 1, 1))
-    monkeypatch.setattr(throughput, "offsite", lambda *_: Run(ours, ours, 1, 1))
+    enact(monkeypatch, {("backup", PEER): peer, ("restore", PEER): 5, ("backup", OURS): ours})
     assert throughput.main(["--stream", str(stream)]) == status
+    enact(monkeypatch, {("backup", PEER): 20, ("restore", PEER): 4.9, ("backup", OURS): 10})
+    assert throughput.main(["--stream", str(stream)]) == 1
+
+
+def enact(monkeypatch: pytest.MonkeyPatch, seconds: dict[tuple[str, str], float]) -> None:
+    """Let each take so long, 5 seconds where nothing is said."""
+
+    def compete(contender: Contender, stream: Path, runs: Runs) -> None:
+        for what in ("backup", "restore"):
+            took = seconds.get((what, contender.name), 5)
+            runs.setdefault((what, contender.name), []).append(Run(took, took, 1, 1))
+
+    monkeypatch.setattr(throughput, "compete", compete)
+    for maker, name in (("shell", PEER), ("offsite", OURS)):
+        made = Contender(name, {}, {}, Path())
+        monkeypatch.setattr(throughput, maker, lambda *_, made=made: made)
 
 
 def test_a_stream_of_other_flags_is_not_used_again(
@@ -34,8 +49,7 @@ def test_a_stream_of_other_flags_is_not_used_again(
 
     monkeypatch.setattr(throughput, "make_stream", make)
     monkeypatch.setattr(throughput, "root", lambda: tmp_path)
-    monkeypatch.setattr(throughput, "shell", lambda *_: Run(1, 1, 1, 1))
-    monkeypatch.setattr(throughput, "offsite", lambda *_: Run(1, 1, 1, 1))
+    enact(monkeypatch, {})
     throughput.main([])
     monkeypatch.setattr(throughput, "SEND_FLAGS", ("-L", "-e"))
     throughput.main([])

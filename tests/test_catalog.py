@@ -223,15 +223,15 @@ def test_one_that_stopped_before_its_first_index(saved: dict[str, bytes]) -> Non
     found = unfinished(saved, index_name(0))
     assert (found.head, found.note) == (None, "stopped before it began")
     row = listing._row(found)
-    assert (row.percent, row.created, row.dataset) == (0, "2026-01-10T12:00:00Z", "")
+    assert (row.percent, row.created, row.dataset) == (None, "2026-01-10T12:00:00Z", "")
 
 
 @pytest.mark.parametrize(
     ("held", "estimate", "percent"),
     [(0, 20_000, 0), (1, 20_000, 20), (4, 20_000, 81), (5, 20_000, 99), (999, 20_000, 99),
-     (7, 0, 0), (1, 1, 99), (1, 2**53, 0)],
+     (7, 0, None), (1, 1, 99), (1, 2**53, 0)],
 )  # fmt: skip
-def test_percent_is_never_100_before_the_end(held: int, estimate: int, percent: int) -> None:
+def test_percent_is_never_100_before_the_end(held: int, estimate: int, percent: int | None) -> None:
     head = msgspec.structs.replace(repo.head(repo.snapshot()), estimate=estimate)
     assert listing._percent(Backup(repo.ID, "unfinished", (), head=head, held=held)) == percent
 

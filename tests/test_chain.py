@@ -18,25 +18,22 @@ NOW = datetime(2026, 1, 17, 23, 59, 58, tzinfo=timezone(timedelta(hours=-8)))
 
 
 @pytest.mark.parametrize(
-    ("asked", "alias", "name"),
+    ("asked", "name"),
     [
-        (None, None, "auto-20260117-235958"),
-        ("today", None, "auto-20260117"),
-        ("today", "alias", "auto-20260117"),
-        (None, "alias", "alias"),
-        ("monday", None, "monday"),
-        ("monday", "alias", "monday"),
-        ("now", None, "now"),
-        ("latest", None, "latest"),
+        (None, "auto-20260117-235958"),
+        ("today", "auto-20260117"),
+        ("monday", "monday"),
+        ("now", "now"),
+        ("latest", "latest"),
     ],
 )
-def test_snapshot_names(asked: str | None, alias: str | None, name: str) -> None:
-    assert chain.snapshot_name(asked, alias, "auto", NOW) == name
+def test_snapshot_names(asked: str | None, name: str) -> None:
+    assert chain.snapshot_name(asked, "auto", NOW) == name
 
 
 def test_the_prefix_and_the_user_s_own_day() -> None:
-    assert chain.snapshot_name("today", None, "hourly", NOW) == "hourly-20260117"
-    assert chain.snapshot_name("today", None, "hourly", NOW.astimezone(UTC)) == "hourly-20260118"
+    assert chain.snapshot_name("today", "hourly", NOW) == "hourly-20260117"
+    assert chain.snapshot_name("today", "hourly", NOW.astimezone(UTC)) == "hourly-20260118"
 
 
 # --- choose ---------------------------------------------------------------------------------------

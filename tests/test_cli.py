@@ -167,18 +167,16 @@ def test_what_a_backup_is_asked_for(
         return backup.Outcome((RESULT,), {}, recursive=False)
 
     stub(monkeypatch, backup, run)
-    assert cli.main(["-b", "tank/a@s", "--as", "@t", "--provider", "bb", "-n"]) == 0
+    assert cli.main(["-b", "tank/a@s", "--provider", "bb", "-n"]) == 0
     assert cli.main(["-q", "tank/a"]) == 0
     some = ["-R", "--exclude", "*/tmp", "--exclude", "x", "-j", "7", "--full"]
     assert cli.main(["-q", "-b", "tank", *some]) == 0
     assert cli.main(["-q", "-b", "tank", "--no-recursive", "--base", "@a"]) == 0
     assert asked == [
-        backup.Request("tank/a", "s", "t", "bb", dry_run=True),
-        backup.Request("tank/a", None, None, None, dry_run=False),
-        backup.Request(
-            "tank", None, None, None, False, Wish(full=True), True, ("*/tmp", "x"), jobs=7
-        ),
-        backup.Request("tank", None, None, None, False, Wish(base="@a"), recursive=False),
+        backup.Request("tank/a", "s", "bb", dry_run=True),
+        backup.Request("tank/a", None, None, dry_run=False),
+        backup.Request("tank", None, None, False, Wish(full=True), True, ("*/tmp", "x"), jobs=7),
+        backup.Request("tank", None, None, False, Wish(base="@a"), recursive=False),
     ]
 
 

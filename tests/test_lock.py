@@ -21,7 +21,7 @@ from offsite.errors import LockedError, OffsiteError
 HOLDER = """
 import sys, os, time
 from offsite import lock
-with lock.hold(sys.argv[1], sys.argv[2], sys.argv[3].split(",")) as messages:
+with lock.hold(sys.argv[1], sys.argv[2], sys.argv[3].split(",")):
     if "fork" in sys.argv:
         child = os.fork()
         if child == 0:
@@ -95,9 +95,10 @@ def test_the_second_is_refused_by_name_and_pid() -> None:
 def test_anything_else_runs_side_by_side(
     operation: str, dataset: str, provider: str, where: str
 ) -> None:
+    messages: list[str] = []
     with (
         holder("tank/photos", "bb"),
-        lock.hold(operation, dataset, [provider], where) as messages,
+        lock.hold(operation, dataset, [provider], where, messages.append),
     ):
         assert messages == []
 
@@ -106,7 +107,8 @@ def test_all_providers_or_none() -> None:
     with holder("tank/photos", "m"):
         with pytest.raises(LockedError), lock.hold("backup", "tank/photos", ["a", "m", "z"]):
             pass
-        with lock.hold("backup", "tank/photos", ["a", "z"]) as messages:
+        messages: list[str] = []
+        with lock.hold("backup", "tank/photos", ["a", "z"], tell=messages.append):
             assert messages == []
 
 
@@ -126,7 +128,8 @@ def test_a_killed_holder_is_reported_and_its_file_used_again(state: Path) -> Non
     (left,) = files(state)
     old = time.time() - 120 * 60 - 5
     os.utime(left, (old, old))
-    with lock.hold("backup", "tank/photos", ["bb"]) as messages:
+    messages: list[str] = []
+    with lock.hold("backup", "tank/photos", ["bb"], tell=messages.append):
         assert messages == ["Removing old stale lock file (120 minutes old - likely from reboot)"]
         assert json.loads(left.read_text())["pid"] == os.getpid()
     assert files(state) == []
@@ -138,7 +141,8 @@ def test_a_forked_worker_does_not_keep_a_dead_parents_lock() -> None:
         process.wait(60)
         try:
             os.kill(int(child), 0)  # the worker lives on
-            with lock.hold("backup", "tank/photos", ["bb"]) as messages:
+            messages: list[str] = []
+            with lock.hold("backup", "tank/photos", ["bb"], tell=messages.append):
                 assert len(messages) == 1
         finally:
             os.kill(int(child), signal.SIGKILL)

@@ -29,7 +29,6 @@ def backup_of(dataset: str = "tank/a", **changes: Any) -> Backup:
         **{
             "dataset": dataset,
             "snapshot": None,
-            "alias": None,
             "providers": None,
             "dry_run": False,
             "restart": False,
@@ -60,7 +59,7 @@ def restore_of(dataset: str = "tank/a", **changes: Any) -> Restore:
 
 
 FULL_BACKUP = Options(
-    backup_of(snapshot="monday", alias="mon", providers="bb,scw", dry_run=True),
+    backup_of(snapshot="mon", providers="bb,scw", dry_run=True),
     Output(verbose=True, json=True),
 )
 FULL_RESTORE = Options(
@@ -80,10 +79,10 @@ FULL_RESTORE = Options(
         ("tank/a", Options(backup_of(bare=True), Output())),
         ("tank/a@x", Options(restore_of(point="x", bare=True), Output())),
         (
-            "--backup tank/a@monday --as @mon --provider bb,scw --dry-run --verbose --json",
+            "--backup tank/a --as @mon --provider bb,scw --dry-run --verbose --json",
             FULL_BACKUP,
         ),
-        ("-v --json --provider bb --provider scw -n --as=mon tank/a@monday -b", FULL_BACKUP),
+        ("-v --json --provider bb --provider scw -n --as=mon tank/a -b", FULL_BACKUP),
         (
             "--restore tank/a@latest --as b/c --provider bb --host nas --trust-signer SHA256:x -q",
             FULL_RESTORE,
@@ -116,7 +115,7 @@ def test_spellings(line: str, meant: Options) -> None:
     assert parser.parse(line.split()) == meant
 
 
-FLAGS = (("--as", "@x"), ("--provider", "bb"), ("-n",), ("--json",), ("-v",), ("tank/a@s",))
+FLAGS = (("--as", "@x"), ("--provider", "bb"), ("-n",), ("--json",), ("-v",), ("tank/a",))
 
 
 @settings(deadline=None)
@@ -124,7 +123,7 @@ FLAGS = (("--as", "@x"), ("--provider", "bb"), ("-n",), ("--json",), ("-v",), ("
 def test_order_does_not_matter(pieces: list[tuple[str, ...]], verb: str) -> None:
     line = [verb if word == "--backup" else word for piece in pieces for word in piece]
     assert parser.parse(line) == parser.parse(
-        ["backup", "tank/a@s", "--as", "@x", "--provider", "bb", "-n", "--json", "-v"]
+        ["backup", "tank/a", "--as", "@x", "--provider", "bb", "-n", "--json", "-v"]
     )
 
 
@@ -159,6 +158,11 @@ def test_any_line_is_understood_or_refused(line: list[str]) -> None:
         ("--backup @x", "'@x' is neither", ""),
         ("--restore a@b@c", "'a@b@c' is neither", ""),
         ("--backup a --as", "argument --as: expected one argument", "offsite backup --help"),
+        (
+            "--backup a@b --as @c",
+            "a@b and --as @c both name the snapshot",
+            "a --as @c makes a new one, a@b alone takes or makes that one",
+        ),
         ("--backup a --as b/c", "--as 'b/c' is no snapshot name", "--as @monday"),
         ("--restore a --as b@c", "--as 'b@c' is no dataset name", "--as tank/restored"),
         ("--restore a --trust-signer x", "--trust-signer 'x' is no fingerprint", "SHA256:"),

@@ -109,9 +109,9 @@ def test_rclone_must_be_there_and_new_enough(tmp_path: Path) -> None:
     program = tmp_path / "rclone"
     program.write_text("#!/bin/sh\necho rclone v1.60.1-DEV\n")
     program.chmod(0o755)
-    with pytest.raises(ConfigError, match=r"is version 1\.60, too old: 1\.70 or newer"):
+    with pytest.raises(ConfigError, match=r"is version 1\.60, too old: 1\.75 or newer"):
         find_program(str(tmp_path), scripts=tmp_path / "none")
-    program.write_text("#!/bin/sh\necho rclone v1.70.0\n")
+    program.write_text("#!/bin/sh\necho rclone v1.75.0\n")
     assert find_program(str(tmp_path), scripts=tmp_path / "none") == str(program)
     program.write_text("#!/bin/sh\nexit 3\n")
     with pytest.raises(ConfigError, match=r"does not work \(exit status 3\)"):

@@ -211,10 +211,10 @@ def test_a_run_that_was_cut_off_is_gone_on_with(tmp_path: Path) -> None:
     note = recursion.Note(tmp_path / "sets/note.json")
     assert note.read() is None
     note.remove()
-    note.write(Names("s", "day", given=False))
-    assert note.read() == Names("s", "day", given=True)
-    note.write(Names("t", "t", given=False))
-    assert note.read() == Names("t", "t", given=True)
+    note.write(Names("s", given=False))
+    assert note.read() == Names("s", given=True)
+    note.write(Names("t", given=False))
+    assert note.read() == Names("t", given=True)
     assert [path.name for path in note.path.parent.iterdir()] == ["note.json"]
     note.remove()
     assert note.read() is None
@@ -227,10 +227,10 @@ def test_a_run_that_was_cut_off_is_gone_on_with(tmp_path: Path) -> None:
         "{",
         "[]",
         "{}",
-        '{"snapshot": "s"}',
-        '{"snapshot": "a b;c$", "label": "s"}',
-        '{"snapshot": "s", "label": "-/x"}',
-        '{"snapshot": "", "label": "s"}',
+        '{"snapshots": "s"}',
+        '{"snapshot": "a b;c$"}',
+        '{"snapshot": "-/x"}',
+        '{"snapshot": ""}',
     ],
 )
 def test_a_note_that_says_nothing(tmp_path: Path, text: str) -> None:
@@ -252,7 +252,7 @@ def test_a_note_is_of_one_root_and_its_providers(
 
 def test_who_was_there_at_that_moment(pool: Pool) -> None:
     """Not a dataset that was made later, nor one that was restored and has a snapshot so called."""
-    names = Names("s", "day", given=True)
+    names = Names("s", given=True)
     pool.snapshots(*all_of("s", 10))
     assert recursion.having(pool.zfs, THREE, names) == list(THREE)
     pool.snapshots(snapshot(ROOT, "s", 10), snapshot(A, "s", 10))
@@ -265,7 +265,7 @@ def test_who_was_there_at_that_moment(pool: Pool) -> None:
 
 # --- snapshots ------------------------------------------------------------------------------------
 
-NEW, GIVEN = Names("s", "s", given=False), Names("s", "s", given=True)
+NEW, GIVEN = Names("s", given=False), Names("s", given=True)
 
 
 def made(

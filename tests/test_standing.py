@@ -250,7 +250,7 @@ def chosen(
     zfs: Zfs, told: Told, name: str | None, *backups: Backup
 ) -> tuple[Snapshot, Backup | None]:
     wanted = name or "auto-20260118"
-    names = Names(wanted, wanted, given=name is not None)
+    names = Names(wanted, given=name is not None)
     source = choosing.choose(zfs, known(*backups), names, told, lambda _: None)
     begun = known(*backups).begun(source.snapshot, source.label, told)
     return source.snapshot, next(iter(begun), None)

@@ -129,7 +129,12 @@ def new(tmp_path: Path, seaweed: Server) -> Iterator[Site]:
 
 @pytest.mark.parametrize(
     ("kind", "said"),
-    [("quota", "QuotaExceeded"), ("stall", "timeout|deadline|canceled")],
+    [
+        ("quota", "QuotaExceeded"),
+        ("deny", "AccessDenied"),  # the credentials were revoked
+        ("skew", "RequestTimeTooSkewed"),  # the clock is wrong
+        ("stall", "timeout|deadline|canceled"),
+    ],
 )
 @pytest.mark.usefixtures("timeouts")
 def test_one_of_two_providers_fails_in_mid_backup(new: Site, kind: Kind, said: str) -> None:

@@ -47,14 +47,13 @@ JOBS = 2
 
 @dataclass(frozen=True)
 class Request:
-    """What the user asked for; ``snapshot`` and ``alias`` without their @.
+    """What the user asked for; ``snapshot`` without its @.
 
     ``recursive``: None is yes for a pool. ``jobs``: datasets at a time.
     """
 
     dataset: str
     snapshot: str | None
-    alias: str | None
     providers: str | None
     dry_run: bool = False
     wish: Wish = field(default_factory=Wish)
@@ -208,7 +207,7 @@ def _moment(
     there = recursion.having(this.zfs, wanted, begun) if begun else []
     if begun is None or not there:
         return names, wanted
-    this.progress.info(f"Going on with the interrupted backup of {this.root.name}@{begun.label}")
+    this.progress.info(f"Going on with the interrupted backup of {this.root.name}@{begun.snapshot}")
     return begun, there
 
 
@@ -327,34 +326,29 @@ def _lock(this: _Run, wanted: Sequence[Dataset], stack: ExitStack) -> dict[str, 
     where = this.config.zfs_ssh or ""
     lock.allow(len(wanted) * len(this.providers))
     for dataset in wanted:
-        held = lock.hold("backup", dataset.name, this.provider_names, where=where)
+        names, tell = this.provider_names, this.progress.info
         try:
-            notes = stack.enter_context(held)
+            stack.enter_context(lock.hold("backup", dataset.name, names, where, tell))
         except LockedError as error:
             if dataset.name == this.root.name:
                 raise
             locked[dataset.name] = error
             continue
-        for note in notes:
-            this.progress.info(note)
     if len(locked) == len(wanted):
         raise next(iter(locked.values()))
     return locked
 
 
 def _names(config: Config, dataset: Dataset, request: Request) -> Names:
-    """The snapshot's name and the one to store it under. Refuse what no restore could name."""
+    """The snapshot's name. Refuse what no restore could name."""
     now = datetime.now().astimezone()
-    wanted = chain.snapshot_name(request.snapshot, request.alias, config.snap_prefix, now)
-    label = chain.snapshot_name(request.alias or wanted, None, config.snap_prefix, now)
-    for name in (wanted, label):
-        check_snapshot_name(f"{dataset.name}@{name}")
-        if name in chain.RESERVED:
-            raise UsageError(
-                f"@{name} means something else at restore", hint="choose another name: --as @NAME"
-            )
-    given = request.snapshot is not None or request.alias is not None
-    return Names(wanted, label, given)
+    wanted = chain.snapshot_name(request.snapshot, config.snap_prefix, now)
+    check_snapshot_name(f"{dataset.name}@{wanted}")
+    if wanted in chain.RESERVED:
+        raise UsageError(
+            f"@{wanted} means something else at restore", hint="choose another name: --as @NAME"
+        )
+    return Names(wanted, given=request.snapshot is not None)
 
 
 def _budget(this: _Run) -> Budget:

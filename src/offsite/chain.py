@@ -17,23 +17,18 @@ _NEAR = 5  # candidates named in a refusal
 
 @dataclass(frozen=True)
 class Names:
-    """A snapshot's name on the pool, and the ``label`` it is stored under.
-
-    ``given``: the user, or an interrupted run, said so; else made up for this run.
-    """
+    """A snapshot's name. ``given``: by the user or an interrupted run, not made up for this run."""
 
     snapshot: str
-    label: str
     given: bool
 
 
-def snapshot_name(asked: str | None, alias: str | None, prefix: str, now: datetime) -> str:
+def snapshot_name(asked: str | None, prefix: str, now: datetime) -> str:
     """The name of the snapshot to back up; ``now`` is in the user's time zone.
 
-    ``today`` is the day's own snapshot, any other name is literal. Without one, ``--as`` names the
-    new snapshot, else the time does.
+    ``today`` is the day's own snapshot, any other name is literal. Without one the time names it.
     """
-    name = asked or alias or f"{prefix}-{now:%Y%m%d-%H%M%S}"
+    name = asked or f"{prefix}-{now:%Y%m%d-%H%M%S}"
     return f"{prefix}-{now:%Y%m%d}" if name == "today" else name
 
 

@@ -40,14 +40,14 @@ def choose(
     wanted = f"{known.dataset.name}@{names.snapshot}"
     there = datasets.find_snapshot(zfs, wanted)
     if names.given:
-        known.refuse_lost(there, names.label)
+        known.refuse_lost(there, names.snapshot)
     if there is None:
         check_may_be_made(wanted)
     snapshot = there or datasets.create_snapshot(zfs, wanted)
     progress.info(f"{'Using' if there else 'Created'} snapshot {snapshot.full_name}")
     if snapshot.creation > time.time() + _CLOCK_SLACK:
         progress.warning(f"{snapshot.full_name} is of the future: is this machine's clock right?")
-    return _source(zfs, snapshot, names.label, made=there is None)
+    return _source(zfs, snapshot, names.snapshot, made=there is None)
 
 
 def check_may_be_made(member: Member, snapshot: str) -> None:
@@ -93,7 +93,7 @@ def half_done(
         for late, names in known.late():
             found += _catching_up(member, known, late, names, remotes)
     begun = _begun(member.zfs, known, member.progress) if member.fresh else None
-    if begun is not None and begun.label != member.names.label:  # it failed in an earlier set
+    if begun is not None and begun.label != member.names.snapshot:  # it failed in an earlier set
         found.append((begun, remotes))
     return found
 

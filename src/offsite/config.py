@@ -19,6 +19,7 @@ from typing import TypeVar
 
 from offsite import envfile, values
 from offsite.envfile import Setting
+from offsite.errors import ConfigError
 from offsite.providers import Provider, find_providers, provider_name, select
 
 __all__ = ["Config", "Provider", "load"]
@@ -86,12 +87,22 @@ class Config:
         return select(names, self.providers, self.aliases)
 
 
+def home_of(environ: Mapping[str, str]) -> Path:
+    """The user's home folder. Raises ConfigError if nobody knows one."""
+    try:
+        return Path(environ.get("HOME") or Path.home())
+    except RuntimeError as error:  # no such user, as in containers
+        raise ConfigError(
+            "this user has no home folder", hint="set HOME to the folder that has .config/offsite"
+        ) from error
+
+
 def load(environ: Mapping[str, str]) -> Config:
     """Read the files and the environment. Raises ConfigError with ``file:line`` for a bad value.
 
     To have neither file nor provider is no error here: ``select`` says so when one is needed.
     """
-    home = Path(environ.get("HOME") or Path.home())
+    home = home_of(environ)
     settings, warnings = _read_files(environ, home)
     settings |= _from_environment(environ, settings)
     for setting in settings.values():

@@ -6,13 +6,14 @@ import os
 import socket
 import threading
 from collections.abc import Iterator, Sequence
+from concurrent.futures import wait
 from contextlib import ExitStack, contextmanager
 from typing import Literal
 
 from offsite import keys
 from offsite.age import Identities, Recipients
 from offsite.config import Config, Provider
-from offsite.errors import ConfigError, ProviderError
+from offsite.errors import ConfigError, OffsiteError, ProviderError
 from offsite.ordered import crew_of, waking
 from offsite.progress import Progress
 from offsite.remote import RcloneRemote, Remote, Retry
@@ -75,7 +76,8 @@ def remotes(
 ) -> Iterator[tuple[list[Remote], dict[str, str]]]:
     """Start one rclone a provider, all at once: those that started, and why the others did not.
 
-    Raises ProviderError, or the only provider's own error, if none started.
+    Raises ProviderError, ConfigError if all the reasons are, or the only provider's own error, if
+    none started.
     """
 
     def start(provider: Provider) -> RcloneRemote:
@@ -92,22 +94,28 @@ def remotes(
     with ExitStack() as stack:
         with crew_of(len(providers)) as crew:
             starts = [(provider.name, crew.submit(start, provider)) for provider in providers]
+            wait([done for _, done in starts])  # the crew's end would cancel what has not begun
         for _, done in starts:
             if done.exception() is None:
                 stack.callback(done.result().close)
         started: list[Remote] = []
         failed: dict[str, str] = {}
+        errors: list[OffsiteError] = []
         for name, done in starts:
             try:
                 started.append(done.result())
             except (ProviderError, ConfigError) as error:
                 if len(providers) == 1:
                     raise
+                errors.append(error)
                 failed[name] = str(error)
                 progress.dropped(name, str(error))
         if not started:
             reasons = "; ".join(f"{name}: {why}" for name, why in failed.items())
-            raise ProviderError(f"no provider can be reached: {reasons}")
+            settings = all(isinstance(error, ConfigError) for error in errors)
+            hint = next((error.hint for error in errors if error.hint), "")
+            kind = ConfigError if settings else ProviderError
+            raise kind(f"no provider can be reached: {reasons}", hint=hint)
         # Whatever is asked of them, ^C ends it: a request to a silent server would last minutes.
         stack.enter_context(waking(stop, *(remote.close for remote in started)))
         yield started, failed

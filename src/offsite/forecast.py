@@ -16,14 +16,13 @@ from offsite.zfs.command import Zfs
 from offsite.zfs.datasets import Dataset, Snapshot
 
 
-def source(zfs: Zfs, dataset: Dataset, names: tuple[str, str]) -> Source:
-    """``names`` are the snapshot's, which need not exist, and the one to store it under."""
-    snapshot, label = names
+def source(zfs: Zfs, dataset: Dataset, snapshot: str) -> Source:
+    """The snapshot, which need not exist."""
     found = datasets.find_snapshot(zfs, f"{dataset.name}@{snapshot}")
     points = tuple(bookmarks.list_points(zfs, dataset.name))
     wanted = found or Snapshot(dataset.name, snapshot, 0, sys.maxsize, 0)
     is_past = partial(swaps.is_past, zfs)
-    return Source(wanted, label, points, made=found is None, is_past=is_past)
+    return Source(wanted, snapshot, points, made=found is None, is_past=is_past)
 
 
 def result_of(config: Config, zfs: Zfs, dataset: Dataset, source: Source, task: Task) -> Result:

@@ -18,7 +18,7 @@ def restart(
     member: Member, known: Standing, remotes: Sequence[Remote], locked: Sequence[str]
 ) -> Standing:
     """Give up what --restart means, and what a run that was killed holds of it."""
-    label = member.names.label if member.named else None
+    label = member.names.snapshot if member.named else None
     left = give_up(known, label, remotes, member.progress)
     for one in known.named(label):
         _let_go(member, one, locked)

@@ -18,6 +18,7 @@ from offsite.remote import Remote
 class Row:
     """One backup. Sizes in bytes, ``created`` (the snapshot's time) RFC 3339 in UTC.
 
+    ``percent``: of the chunks that are stored, None where nobody knows how many there will be.
     ``status`` is catalog.Status or ``legacy`` (made by the older tool: unsigned, sizes from names).
     """
 
@@ -28,7 +29,7 @@ class Row:
     type: str
     created: str
     complete: bool
-    percent: int
+    percent: int | None
     stream_bytes: int
     stored_bytes: int
     chunks: int
@@ -94,10 +95,10 @@ def _row(backup: Backup) -> Row:
     )
 
 
-def _percent(backup: Backup) -> int:
+def _percent(backup: Backup) -> int | None:
     """How much of an unfinished backup is stored, by its estimate; never 100."""
     if backup.head is None or backup.head.estimate == 0:
-        return 0
+        return None
     return min(99, 100 * backup.held * backup.head.chunk_size // backup.head.estimate)
 
 
@@ -139,7 +140,7 @@ def _legacy_row(one: legacy.LegacyBackup, provider: str) -> Row:
         type="full",
         created="",
         complete=False,
-        percent=0,
+        percent=None,
         stream_bytes=0,
         stored_bytes=one.stored_bytes,
         chunks=len(one.shards),

@@ -17,7 +17,7 @@ import resource
 import socket
 import stat
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -52,12 +52,17 @@ def directory() -> Path:
 
 @contextmanager
 def hold(
-    operation: str, dataset: str, providers: Iterable[str], where: str = ""
-) -> Iterator[list[str]]:
+    operation: str,
+    dataset: str,
+    providers: Iterable[str],
+    where: str = "",
+    tell: Callable[[str], object] = str,
+) -> Iterator[None]:
     """Hold the locks of an operation on a dataset for all the providers, or none of them.
 
-    ``where`` is the host whose dataset it is (empty: this one). Yields a line for every leftover
-    file of a process that died. Raises LockedError at once, naming the process that holds one.
+    ``where`` is the host whose dataset it is (empty: this one). ``tell`` gets a line for every
+    leftover file of a process that died, once all are held. Raises LockedError at once, naming the
+    process that holds one.
     """
     where = where or socket.gethostname()
     folder = _prepare(directory())
@@ -78,7 +83,9 @@ def hold(
                     f"cannot write the lock file {path}: {error.strerror}",
                     hint=f"make room in {folder}",
                 ) from error
-        yield messages
+        for message in messages:
+            tell(message)
+        yield
 
 
 def sweep(operation: str) -> None:
@@ -112,7 +119,10 @@ def _prepare(folder: Path) -> Path:
             folder.chmod(0o700)
             return folder
     except OSError as error:
-        raise OffsiteError(f"cannot make the lock folder {folder}: {error.strerror}") from error
+        raise OffsiteError(
+            f"cannot make the lock folder {folder}: {error.strerror}",
+            hint="set XDG_STATE_HOME to a folder that stays and can be written to",
+        ) from error
     raise OffsiteError(
         f"the lock folder {folder} is not a folder of this user's",
         hint="move it away; offsite makes a new one",

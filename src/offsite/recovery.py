@@ -149,7 +149,7 @@ class Job:
 def one(config: Config, request: Request, progress: Progress, stop: threading.Event) -> Result:
     zfs = connect.zfs_to("receive", config, progress, stop)
     target = request.target or request.dataset
-    with lock.hold("restore", target, [""], where=config.zfs_ssh or ""):
+    with lock.hold("restore", target, [""], config.zfs_ssh or "", progress.info):
         found, later = _look(zfs, target, request)
         began = time.monotonic()
         with fetching.reading(config, request.wanted, stop, progress) as (engine, chain):

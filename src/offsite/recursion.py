@@ -92,9 +92,8 @@ class Note:
         """The names of the set that was cut off, if there is one."""
         try:
             told = json.loads(self.path.read_bytes())
-            names = Names(str(told["snapshot"]), str(told["label"]), given=True)
-            for name in (names.snapshot, names.label):
-                check_snapshot_name(f"pool@{name}")
+            names = Names(str(told["snapshot"]), given=True)
+            check_snapshot_name(f"pool@{names.snapshot}")
         except (OSError, ValueError, TypeError, KeyError, UsageError):
             return None
         return names
@@ -103,7 +102,7 @@ class Note:
         """Raises OSError."""
         self.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         part = self.path.with_suffix(".part")
-        part.write_text(json.dumps({"snapshot": names.snapshot, "label": names.label}))
+        part.write_text(json.dumps({"snapshot": names.snapshot}), "ascii")
         part.rename(self.path)
 
     def remove(self) -> None:
@@ -132,8 +131,7 @@ def too_long(wanted: Sequence[Dataset], names: Names) -> dict[str, UsageError]:
     found: dict[str, UsageError] = {}
     for one in wanted:
         try:
-            for name in (names.snapshot, names.label):
-                check_snapshot_name(f"{one.name}@{name}")
+            check_snapshot_name(f"{one.name}@{names.snapshot}")
         except UsageError as error:
             found[one.name] = error
     return found

@@ -39,7 +39,7 @@ _CHUNK = re.compile(r"chunk-[0-9]{8}\.zfs\.zst\.age")
 _NAMESPACES = {Manifest: "offsite-manifest", Index: "offsite-index"}
 
 # The same script as in FORMAT.md, section 5; a test compares them, another one runs it.
-_RECIPE = resources.files("offsite").joinpath("recipe.sh").read_text()
+_RECIPE = resources.files("offsite").joinpath("recipe.sh").read_text("utf-8")
 FORMAT_TEXT = f"""\
 This folder holds backups made by Offsite, repository format {documents.FORMAT_VERSION}.
 

@@ -127,7 +127,7 @@ def _restore_tree(
     places = {tree.target(one, root): one for one in tree.members}
     zfs = connect.zfs_to("receive", config, progress, stop)
     work = _Work(request, depot, zfs, root, places, {}, progress, stop)
-    with lock.hold("restore", root, [""], where=config.zfs_ssh or ""):
+    with lock.hold("restore", root, [""], config.zfs_ssh or "", progress.info):
         for warning in tree.warnings:
             progress.warning(warning)
         _look_at_all(work)

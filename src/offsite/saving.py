@@ -71,7 +71,7 @@ def rehearse(
 ) -> tuple[Result, ...]:
     """What ``back_up`` would do."""
     names = member.names
-    source = forecast.source(member.zfs, member.dataset, (names.snapshot, names.label))
+    source = forecast.source(member.zfs, member.dataset, names.snapshot)
     source = replace(source, given=member.named)
     todo = member.divide(member.standing(backups), source, remotes)
     facts = (member.config, member.zfs, member.dataset, source)
@@ -207,5 +207,5 @@ def _subject(member: Member, source: Source, task: Task) -> Subject:
     base = task.choice.base if task.begun is None else None
     facts = (member.zfs, member.dataset, source.snapshot, source.label)
     # What else is stored in a set's run, snapshots in between or of an earlier set, is not of it.
-    own = member.set if source.label == member.names.label else None
+    own = member.set if source.label == member.names.snapshot else None
     return Subject(*facts, point, base, own)

@@ -15,6 +15,7 @@ from offsite.remote import Remote
 # a second try, damaged storage would not gain from more.
 _ROUNDS = 6
 _ROUNDS_DAMAGED = 2
+_DAMAGED = "restore another point (offsite --list), or bring this object back from a copy of yours"
 _FIRST_PAUSE, _LONGEST_PAUSE = 1.0, 30.0  # seconds between rounds
 
 
@@ -68,9 +69,12 @@ class Sources:
                 self._demote(remote, path, error)
             else:
                 return
-        damaged = any(isinstance(error, IntegrityError) for error in reasons.values())
         told = "; ".join(f"{name}: {error}" for name, error in reasons.items())
-        raise (IntegrityError if damaged else ProviderError)(f"{path} cannot be had: {told}")
+        told = f"{path} cannot be had: {told}"
+        if any(isinstance(error, IntegrityError) for error in reasons.values()):
+            raise IntegrityError(told, hint=_DAMAGED)
+        hints = [error.hint for error in reasons.values() if error.hint]
+        raise ProviderError(told, hint=hints[0] if hints else None)
 
     def _get(self, remote: Remote, path: str, into: memoryview, check: Callable[[], None]) -> None:
         length = remote.get_into(path, into)

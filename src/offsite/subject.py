@@ -30,7 +30,7 @@ _LEVELS = {"zstd": 3, "gzip": 6}  # where the property names none (zfsprops(7))
 
 @dataclass(frozen=True)
 class Subject:
-    """What is backed up; ``label`` is the name under which it is stored.
+    """What is backed up; ``label`` is the name under which it is stored, that of its first backup.
 
     An increment begins at ``point``; a new one stands on ``base`` and may be one of a ``set``.
     """

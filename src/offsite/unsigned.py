@@ -149,7 +149,7 @@ def _to_file(job: _Job) -> Result:
 
 def _to_zfs(job: _Job, config: Config) -> Result:
     zfs, target = connect.zfs(config, job.reader.stop), job.target
-    with lock.hold("restore", target, [""], where=config.zfs_ssh or ""):
+    with lock.hold("restore", target, [""], config.zfs_ssh or "", job.reader.progress.info):
         _check_target(zfs, job)
         if job.request.dry_run:
             return _result(job, 0)

@@ -242,15 +242,15 @@ def test_names_of_snapshots(world: World, data: str) -> None:
     names = [
         world.offsite("--backup", f"{data}@today", *provider).json["backup"]["snapshot"],
         world.offsite("backup", f"{data}@now", *provider).json["backup"]["snapshot"],
-        world.offsite("-b", f"{data}@now", "--as", "@alias", *provider).json["backup"]["snapshot"],
+        world.offsite("-b", data, "--as", "@named", *provider).json["backup"]["snapshot"],
         world.offsite(data, *provider, ZFS_SNAP_PREFIX="hourly").json["backup"]["snapshot"],
     ]
-    assert names[:3] == [f"auto-{today}", "now", "alias"]
+    assert names[:3] == [f"auto-{today}", "now", "named"]
     assert re.fullmatch(rf"hourly-{today}-\d{{6}}", names[3])
     assert world.exists(f"{data}@now")
-    assert not world.exists(f"{data}@alias")
-    world.offsite("--restore", f"{data}@alias", "--as", f"{data}-alias")
-    assert world.exists(f"{data}-alias@alias")
+    assert world.exists(f"{data}@named")
+    world.offsite("-b", f"{data}@now", "--as", "@other", status=2)
+    assert not world.exists(f"{data}@other")
 
 
 @pytest.mark.parametrize(

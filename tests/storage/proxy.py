@@ -29,13 +29,14 @@ _ANSWERS = {  # status line, S3's code, further headers
     "429 for long": ("429 Too Many Requests", "TooManyRequests", "Retry-After: 86400\r\n"),
     "404": ("404 Not Found", "NoSuchKey", ""),
     "deny": ("403 Forbidden", "AccessDenied", ""),
+    "skew": ("403 Forbidden", "RequestTimeTooSkewed", ""),
     "quota": ("403 Forbidden", "QuotaExceeded", ""),
     "507": ("507 Insufficient Storage", "InsufficientStorage", ""),
 }
 _OF_ANSWERS = {"truncate", "freeze", "flip"}
 Kind = Literal[
     "reset", "cut", "stall", "truncate", "freeze", "flip",
-    "500", "503", "503 for long", "429", "429 for long", "404", "deny", "quota", "507",
+    "500", "503", "503 for long", "429", "429 for long", "404", "deny", "skew", "quota", "507",
 ]  # fmt: skip
 
 

@@ -8,7 +8,6 @@ import sys
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
-from pathlib import Path
 
 from rich.console import RenderableType
 from rich.text import Text
@@ -32,6 +31,7 @@ _BUG_HINT = "this is a bug in offsite: run it again with --verbose, and report w
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return the exit status."""
     _open_closed_streams()
+    os.umask(os.umask(0o077) | 0o022)  # whatever the user's: others write to nothing of ours
     arguments = sys.argv[1:] if argv is None else list(argv)
     # Also a command line that cannot be parsed is answered in the form it asks for.
     output = Output(
@@ -45,7 +45,7 @@ def _run(options: Options) -> int:
         say(options.command.text, sys.stdout)
         return 0
     settings = config.load(os.environ)
-    home = Path(os.environ.get("HOME") or Path.home())
+    home = config.home_of(os.environ)
     with display(options.output, journal=_journal(options), home=home) as shown:
         for warning in settings.warnings:
             shown.warning(warning)
@@ -122,7 +122,6 @@ def _backup(settings: Config, command: Backup, output: Output, shown: Display) -
     request = backup.Request(
         dataset=command.dataset,
         snapshot=command.snapshot,
-        alias=command.alias,
         providers=command.providers,
         dry_run=command.dry_run,
         wish=Wish(

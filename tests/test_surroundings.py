@@ -1,0 +1,187 @@
+"""Whole commands where the machine around them is not as it should be: told, and nothing lost."""
+
+from __future__ import annotations
+
+import os
+import pwd
+import signal
+import stat
+import sysconfig
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from offsite import cli, config, lock
+from tests import repo, whole
+from tests.test_commands import MONDAY, STREAM, WAITING, bound_by_modes, end, start, statuses
+from tests.whole import DATASET, TARGET, Home
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Iterator[Home]:
+    """A home with one snapshot and two local folders."""
+    with whole.home(tmp_path / "home") as made:
+        for name in ("one", "two"):
+            (tmp_path / name).mkdir()
+        made.configure(
+            ONE_REMOTE=str(tmp_path / "one"), TWO_REMOTE=str(tmp_path / "two"), SHARD_SIZE="1M"
+        )
+        made.snapshot("monday", STREAM, guid=77)
+        yield made
+
+
+def shell(setting: str) -> tuple[str, ...]:
+    """What runs a program after this line of a shell."""
+    return ("sh", "-c", f'{setting}; exec "$@"', "sh")
+
+
+def test_a_user_without_a_home(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """As a container's, whom no one knows; HOME alone says where it is."""
+
+    def nobody(_: int) -> object:
+        raise KeyError
+
+    monkeypatch.delenv("HOME")
+    assert config.home_of({}) == Path(pwd.getpwuid(os.getuid()).pw_dir)
+    monkeypatch.setattr(pwd, "getpwuid", nobody)
+    assert cli.main(["--list"]) == 2
+    told = capfd.readouterr().err
+    assert told.startswith("ERROR: this user has no home folder\nHINT: set HOME to ")
+
+
+def test_a_home_that_may_only_be_read(home: Home) -> None:
+    """The locks and what a run must remember need a place; the log does not."""
+    elsewhere = home.folder.parent / "state"
+    home.folder.chmod(0o555)
+    try:
+        prefix = bound_by_modes(home.folder)
+        arguments = ("--backup", f"{DATASET}@monday")
+        calls = home.folder / "calls"
+        calls.write_text("")
+        state = str(home.folder / "new/state")
+        told = end(start(*arguments, prefix=prefix, XDG_STATE_HOME=state), status=1)
+        assert f"ERROR: cannot make the lock folder {home.folder}/new/state/offsite/locks" in told
+        assert "HINT: set XDG_STATE_HOME to a folder that stays" in told
+        assert "send" not in calls.read_text()
+        told = end(start(*arguments, prefix=prefix, XDG_STATE_HOME=str(elsewhere)))
+        assert "WARNING: no log file in" in told, told
+    finally:
+        home.folder.chmod(0o755)
+    assert statuses(home) == [("complete", ["one", "two"])]
+
+
+@pytest.mark.parametrize(
+    ("setting", "environment"),
+    [
+        ("umask 000", {}),
+        ("umask 077", {}),
+        ("exec <&-", {}),
+        (":", {"LC_ALL": "C"}),
+        (":", {"LC_ALL": "C", "PYTHONCOERCECLOCALE": "0", "PYTHONUTF8": "0"}),
+        (":", {"LC_ALL": "xx_YY.UTF-8", "TERM": "nonsense", "TZ": "nowhere"}),
+    ],
+)
+def test_a_backup_and_a_restore_there(
+    home: Home, setting: str, environment: dict[str, str]
+) -> None:
+    (home.folder / "calls").write_text("")
+    state = home.folder.parent / "fresh"
+    for arguments in (("--backup", MONDAY), ("--restore", MONDAY, "--as", TARGET), ("--list",)):
+        prefix = shell(setting)
+        told = end(start(*arguments, prefix=prefix, XDG_STATE_HOME=str(state), **environment))
+        assert "WARNING" not in told
+    assert home.received == STREAM
+    made = [
+        state,
+        *state.rglob("*"),
+        *home.folder.glob("*.log"),
+        *(home.folder.parent / "one").rglob("*"),
+    ]
+    assert len(made) > 10
+    open_to_all = [path for path in made if path.lstat().st_mode & (stat.S_IWGRP | stat.S_IWOTH)]
+    assert open_to_all == []
+
+
+@pytest.mark.parametrize("providers", ["one", "all"])
+@pytest.mark.parametrize(
+    ("program", "why"),
+    [
+        (None, "rclone: program not found"),
+        ("echo rclone v1.74.9", "is version 1.74, too old: 1.75 or newer is needed"),
+        ("exit 3", "does not work (exit status 3)"),
+    ],
+)
+def test_no_rclone_of_use(
+    home: Home, monkeypatch: pytest.MonkeyPatch, providers: str, program: str | None, why: str
+) -> None:
+    folder = home.folder / "bin"
+    folder.mkdir()
+    monkeypatch.setattr(sysconfig, "get_path", lambda _: str(folder / "none"))
+    monkeypatch.setenv("PATH", f"{folder}:/usr/sbin:/usr/bin:/sbin:/bin")
+    if program is not None:
+        (folder / "rclone").write_text(f"#!/bin/sh\n{program}\n")
+        (folder / "rclone").chmod(0o755)
+    elif any(Path(place, "rclone").exists() for place in ("/usr/bin", "/usr/sbin")):
+        pytest.skip("this machine has an rclone of its own in /usr/bin")
+    ran = home.offsite("--backup", MONDAY, "--provider", providers)
+    assert ran.status == 2, ran
+    error, hint = ran.stderr.splitlines()[-2:]
+    assert error.startswith("ERROR: ")
+    assert why in error
+    assert hint.startswith("HINT: install it with")
+    assert home.calls("send") == []
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_stops_a_backup_and_says_what_is_kept(home: Home, number: int) -> None:
+    waiting = home.folder / "waiting"
+    waiting.write_text(WAITING.format(home=home.folder))
+    running = start("--backup", MONDAY, ZFS_COMMAND=f"/bin/sh {waiting}")
+    try:
+        repo.wait_for((home.folder / "begun").exists)
+        running.send_signal(number)
+        told = end(running, status=130)
+    finally:
+        running.kill()
+    assert "the same command goes on" in told
+    assert home.holds == []
+    end(start("--backup", MONDAY))
+    assert statuses(home) == [("complete", ["one", "two"])]
+
+
+def test_a_lock_left_by_a_killed_run_is_told_and_used(home: Home) -> None:
+    waiting = home.folder / "waiting"
+    waiting.write_text(WAITING.format(home=home.folder))
+    running = start("--backup", MONDAY, ZFS_COMMAND=f"/bin/sh {waiting}")
+    repo.wait_for((home.folder / "begun").exists)
+    (home.folder / "go").touch()
+    running.kill()
+    running.communicate(timeout=60)
+    left = list(lock.directory().glob("backup-*.lock"))
+    assert left
+    then = time.time() - 120 * 60 - 5
+    for path in left:
+        os.utime(path, (then, then))
+    repo.wait_for(lambda: "zfs" not in _commands_of(home))
+    told = end(start("--backup", MONDAY))
+    line = "INFO: Removing old stale lock file (120 minutes old - likely from reboot)"
+    log = max(home.folder.glob("offsite-backup-*.log"), key=lambda path: path.stat().st_mtime)
+    assert line in told + log.read_text()
+    assert statuses(home) == [("complete", ["one", "two"])]
+
+
+def _commands_of(home: Home) -> str:
+    """Command lines of processes that name a file of this home."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        try:
+            line = path.read_bytes().replace(b"\0", b" ").decode(errors="replace")
+        except OSError:
+            continue
+        if str(home.folder) in line:
+            found.append(line)
+    return "\n".join(found)
