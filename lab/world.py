@@ -36,12 +36,17 @@ ln text/numbers hardlink
 echo "secret-content-$(basename {mountpoint})" > "odd name/with spaces and ünïcode"
 setfattr -n user.note -v "an extended attribute" text/numbers
 chmod 640 text/numbers
+chmod 2751 many
+chown -h 1234:2345 many many/7 link
+touch -d @1111111111.222333444 many/8 "odd name"
+mkfifo pipe
 sync
 """
 FACTS = r"""
 cd "{mountpoint}"
 find . -xdev -type f -exec sha256sum {{}} + | sort
-find . -xdev ! -type d -exec stat -c '%n %f %s %u %g %Y %h' {{}} + | sort
+find . -xdev ! -type d -exec stat -c '%n %f %s %u %g %y %h' {{}} + | sort
+find . -xdev -type d -exec stat -c '%n %f %u %g %y' {{}} + | sort
 find . -xdev -type f -exec getfattr -d {{}} + 2>/dev/null | sed 's|^# file: \./|# file: |' | sort
 find . -xdev -type l -exec readlink {{}} +
 """

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import stat
 import struct
@@ -101,7 +102,7 @@ def test_every_link_is_looked_at() -> None:
         lose(two, day)
         error = refusal([one, two])
         assert isinstance(error, IntegrityError)
-        assert f"its objects are gone or cut on every provider, e.g. {chunk_name(0)}" in str(error)
+        assert re.search(f"gone or cut on .*: {chunk_name(0)}", str(error))
         assert IDS[day] in str(error)
         points = list(range(day))
         assert error.hint is not None

@@ -215,6 +215,10 @@ class _Search:
         return error.hint or "choose another backup (offsite --list) or another provider"
 
 
+def _and_more(count: int) -> str:
+    return f" and {count} other objects" if count else ""
+
+
 def _preflight(
     backup: Backup, remotes: Sequence[Remote], keyring: Keyring, progress: Progress
 ) -> Link:
@@ -242,8 +246,8 @@ def _preflight(
     nowhere = set.intersection(*lacking.values())
     if nowhere:
         raise IntegrityError(
-            f"backup {backup.id} cannot be restored: {len(nowhere)} of its objects are gone or cut"
-            f" on every provider, e.g. {min(nowhere)}",
+            f"backup {backup.id} cannot be restored: gone or cut on {' and '.join(lacking)}:"
+            f" {min(nowhere)}{_and_more(len(nowhere) - 1)}",
             hint="choose another backup (offsite --list) or another provider",
         )
     for name, gone in lacking.items():

@@ -22,7 +22,8 @@ from lab.world import World
 HERE = Path(__file__).parent
 NUMBERS = count(1)
 ONE_WORKER = {"test_versions.py"}  # they share a second machine
-IN_THE_GATE = {"test_lab.py", "test_main_job.py"}  # the others take longer: script/soak tests
+# The others take longer: script/soak tests
+IN_THE_GATE = {"test_damage.py", "test_lab.py", "test_main_job.py"}
 SCORES = "fault matrix"  # a property of tests: workers hand reports to the one who shows them
 
 

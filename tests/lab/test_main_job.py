@@ -52,6 +52,21 @@ def test_backup_to_two_providers_list_and_restore_from_the_second(world: World, 
     assert streams_equal(world, f"{data}@monday", f"{data}-back@monday")
 
 
+def test_a_dataset_of_as_long_and_odd_a_name_as_may_be(world: World, pool: str) -> None:
+    """Of 200 characters; its log, locks and journal are files of shorter names."""
+    name = f"{pool}/a b:c-d.e_f g"
+    name += "/" + "x" * (199 - len(name))
+    assert len(name) == 200
+    world.machine.script(f"zfs create -p '{name}'; echo content > '/{name}/file'")
+    world.offsite("--backup", f"{name}@a day:1")
+    (row,) = world.offsite("--list", name, "--json").json["backups"]
+    assert (row["dataset"], row["snapshot"], row["complete"]) == (name, "a day:1", True)
+    world.offsite("--restore", f"{name}@a day:1", "--as", f"{pool}/back")
+    assert (
+        world.machine.script(f"zfs mount {pool}/back; cat /{pool}/back/file").stdout == "content\n"
+    )
+
+
 def streams_equal(world: World, one: str, other: str) -> bool:
     """Whether both snapshots send the same records; toname and checksums name the dataset."""
     dump = "zfs send -L '{}' | zstream dump -v | grep -v -e toname -e cksum -e '= [0-9a-f]*/'"

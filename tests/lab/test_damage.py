@@ -1,0 +1,133 @@
+"""What a provider, or who can write there, did to a backup of real files: it comes back whole, from
+whoever has it undamaged, or it is refused; ``zfs receive`` gets nothing that was not backed up."""
+
+from __future__ import annotations
+
+import re
+import shutil
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from itertools import combinations
+from pathlib import Path
+
+import pytest
+
+from lab.world import PROVIDERS, World
+
+MOST = 4096  # of the stored bytes, that a flipped bit is from a chunk's end
+
+
+@pytest.fixture
+def data(world: World, pool: str) -> str:
+    """A filesystem with all sorts of files, backed up to both providers."""
+    name = f"{pool}/photos"
+    world.machine.run("zfs", "create", "-o", "xattr=sa", name)
+    world.fill(name, noise=6)
+    world.offsite("--backup", f"{name}@monday")
+    return name
+
+
+def chunks(world: World, provider: str) -> list[Path]:
+    return sorted((world.home / provider).rglob("chunk-*"))
+
+
+def manifest(world: World, provider: str) -> Path:
+    (found,) = (world.home / provider).rglob("manifest.age")
+    return found
+
+
+@contextmanager
+def harmed(paths: Sequence[Path], harm: Callable[[Path], object]) -> Iterator[None]:
+    """For a while."""
+    before = {path: path.read_bytes() for path in paths}
+    try:
+        for path in paths:
+            harm(path)
+        yield
+    finally:
+        for path, body in before.items():
+            path.write_bytes(body)
+
+
+def flip(path: Path) -> None:
+    """One bit, late in the object."""
+    body = bytearray(path.read_bytes())
+    body[-min(MOST, len(body) // 2)] ^= 1
+    path.write_bytes(body)
+
+
+def test_what_one_provider_lost_and_the_other_damaged_comes_back(world: World, data: str) -> None:
+    before = world.facts(data)
+    one, two = (chunks(world, name) for name in PROVIDERS)
+    for path in (one[1], one[4]):
+        path.unlink()
+    flip(two[2])
+    flip(two[-1])
+    ran = world.offsite("--restore", data, "--as", f"{data}-back", "--json")
+    assert world.facts(f"{data}-back") == before
+    assert set(ran.json["restore"]["providers"]) == {*PROVIDERS}
+    assert re.search(rf"two failed at .*{two[2].name} .*going on with one", ran.stderr)
+
+
+def test_what_is_refused_before_zfs_receives_anything(
+    world: World, data: str, tmp_path: Path
+) -> None:
+    target = f"{data}-back"
+
+    def refused(status: int) -> str:
+        ran = world.offsite("--restore", data, "--as", target, status=status)
+        assert not world.exists(target)
+        assert "HINT: " in ran.stderr
+        return ran.stderr
+
+    with harmed([chunks(world, name)[3] for name in PROVIDERS], Path.unlink):
+        told = refused(1)
+        assert "chunk-00000003" in told
+        assert all(name in told for name in PROVIDERS)
+    with harmed([manifest(world, name) for name in PROVIDERS], flip):
+        assert "damaged" in refused(2)
+
+    # Somebody else who may write there and knows the recipients; he signs with a key of his own.
+    forger = World(tmp_path / "forger", world.machine)
+    shutil.copytree(world.home / ".config", forger.home / ".config")
+    (forger.home / ".config/offsite/signing.key").unlink()
+    forger.configure(ONE_REMOTE=str(tmp_path / "forged"))
+    (tmp_path / "forged").mkdir()
+    forger.offsite("keys", "init")
+    forger.offsite("--backup", f"{data}@monday")
+    (forged,) = (tmp_path / "forged").rglob("manifest.age")
+    ours = [manifest(world, name) for name in PROVIDERS]
+    with harmed(ours, lambda path: shutil.copy(forged, path)):
+        refused(2)
+    for name in PROVIDERS:  # his own backup, beside ours
+        shutil.copytree(tmp_path / "forged", world.home / name, dirs_exist_ok=True)
+        for path in [*(world.home / name).rglob("manifest.age")]:
+            if path.read_bytes() != forged.read_bytes():
+                shutil.rmtree(path.parent)
+    assert re.search(r"signed by .*SHA256:", refused(1))
+
+
+def test_a_chunk_swapped_everywhere_never_reaches_zfs(world: World, data: str) -> None:
+    """Of the same size, so that no list of sizes tells it; what came before is kept."""
+    before = world.facts(data)
+    stored = chunks(world, "one")
+    pairs = [
+        (first, second)
+        for first, second in combinations(stored[2:], 2)
+        if first.stat().st_size == second.stat().st_size
+    ]
+    assert pairs, [path.stat().st_size for path in stored]
+    first, second = pairs[0]
+    bodies = {first.name: second.read_bytes(), second.name: first.read_bytes()}
+    everywhere = [path for name in PROVIDERS for path in chunks(world, name) if path.name in bodies]
+    restore = ("--restore", data, "--as", f"{data}-back")
+    with harmed(everywhere, lambda path: path.write_bytes(bodies[path.name])):
+        told = world.offsite(*restore, status=1).stderr
+        (number,) = {*re.findall(r"(?:one|two): chunk (\d+) is not the one", told)}
+        assert int(number) in {int(name[6:14]) for name in bodies}
+        assert all(f"{name}: chunk {number} is not the one" in told for name in PROVIDERS)
+        assert "HINT: restore another point" in told
+        left = world.machine.run("zfs", "list", "-Hrt", "snapshot", f"{data}-back", check=False)
+        assert left.stdout == ""
+    world.offsite(*restore)
+    assert world.facts(f"{data}-back") == before
