@@ -16,7 +16,8 @@ Installs offsite on Debian or Ubuntu; run it again at any time to update or repa
   1. installs missing system packages (python3-venv, age, zstd, openssh-client),
   2. installs offsite and its pinned Python packages into a folder of its own:
      ~/.local/share/offsite/venv, with the command ~/.local/bin/offsite
-     (as root /opt/offsite/venv and /usr/local/bin/offsite), and beside it rclone, if there is none,
+     (as root /opt/offsite/venv and /usr/local/bin/offsite), with completions for bash and fish, and
+     beside it rclone, if there is none,
   3. makes the keys that are missing (offsite keys init) and a commented
      ~/.config/offsite/config.env; existing ones are kept,
   4. for a user other than root: shows the zfs allow commands that backups need, and runs them
@@ -115,6 +116,7 @@ install_offsite() {
     "${pip[@]}" install --require-hashes -r "$here/requirements-build.lock"
     "${pip[@]}" install --no-deps --no-build-isolation --force-reinstall "$here"
     link_commands
+    complete_words
     "$venv/bin/offsite" --version
 }
 
@@ -134,6 +136,16 @@ link_commands() {
         *":$bin:"*) ;;
         *) warn "$bin is not in PATH; add to ~/.profile: export PATH=\"$bin:\$PATH\"" ;;
     esac
+}
+
+# complete_words: what bash and fish find by themselves; zsh's is named in offsite completions --help.
+complete_words() {
+    local share=${bin%/bin}/share
+    [[ $bin != "$HOME/.local/bin" ]] || share=${XDG_DATA_HOME:-$HOME/.local/share}
+    local bash=$share/bash-completion/completions fish=$share/fish/vendor_completions.d
+    mkdir -p "$bash" "$fish"
+    "$venv/bin/offsite" completions bash >"$bash/offsite"
+    "$venv/bin/offsite" completions fish >"$fish/offsite.fish"
 }
 
 write_config() {

@@ -1,6 +1,8 @@
 """The one door to programs on the host: argument lists only, never a shell."""
 
+import contextlib
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
@@ -76,20 +78,33 @@ def run_logged(
     with log.open("a") as out:
         print("$", *words, file=out, flush=True)
         try:
-            subprocess.run(
+            running = subprocess.Popen(
                 words,
                 cwd=cwd,
                 env=_environment(env),
                 stdin=subprocess.DEVNULL,
                 stdout=out,
                 stderr=subprocess.STDOUT,
-                timeout=timeout,
-                check=True,
+                start_new_session=True,  # so that all of it can be ended
             )
         except OSError as error:
             raise LabError(f"cannot start {words[0]}: {error.strerror}") from error
-        except subprocess.SubprocessError as error:
-            raise LabError(f"{words[0]} failed, see {log}:\n{tail(log)}") from error
+    try:
+        status = running.wait(timeout)
+    except subprocess.TimeoutExpired as error:
+        what = f"did not end within {timeout:.0f} s"
+        raise LabError(f"{words[0]} {what}, see {log}:\n{tail(log)}") from error
+    finally:
+        _end_group(running)
+    if status:
+        raise LabError(f"{words[0]} failed (status {status}), see {log}:\n{tail(log)}")
+
+
+def _end_group(running: subprocess.Popen[bytes]) -> None:
+    """End it and all that it started, if there is any left."""
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(running.pid, signal.SIGKILL)
+    running.wait()
 
 
 def _environment(extra: Mapping[str, str] | None) -> dict[str, str]:

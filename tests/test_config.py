@@ -191,10 +191,10 @@ def test_commands_are_never_run(load: Load, file: Path, tmp_path: Path, code: st
     ("line", "message"),
     [
         ("SHARD_SIZE=big", "SHARD_SIZE: 'big' is not a size; allowed: 1M to 256M, with K, M or G"),
-        ("CHUNK_SIZE=1G", "CHUNK_SIZE: 1G is out of range; allowed: 1M to 256M, with K, M or G"),
+        ("CHUNK_SIZE=1T", "CHUNK_SIZE: 1T is out of range; allowed: 1M to 256M, with K, M or G"),
         ("SHARD_SIZE=1023K", "SHARD_SIZE: 1023K is out of range"),
         ("SHARD_SIZE=-5M", "SHARD_SIZE: '-5M' is not a size"),
-        ("MEMORY_LIMIT=191M", "MEMORY_LIMIT: 191M is out of range; allowed: 192M to 1024G"),
+        ("MEMORY_LIMIT=255M", "MEMORY_LIMIT: 255M is out of range; allowed: 256M to 1024G"),
         ("COMPRESSION=20", "COMPRESSION: '20'; allowed: 1 to 19, fast, default, best"),
         ("COMPRESSION=gzip", "COMPRESSION: 'gzip'"),
         ("ZFS_RETENTION_DAYS=-1", "'-1' is not a number of days; allowed: 0 to 36500"),
@@ -242,8 +242,19 @@ def test_sizes_are_binary(load: Load, text: str, size: int) -> None:
 
 
 def test_the_bounds_themselves_are_allowed(load: Load) -> None:
-    assert load("SHARD_SIZE=1M\nMEMORY_LIMIT=192M\n").chunk_size == MIB
+    assert load("SHARD_SIZE=1M\nMEMORY_LIMIT=256M\n").chunk_size == MIB
+    assert load("MEMORY_LIMIT=511M\n").chunk_size == 8 * MIB
+    assert load("MEMORY_LIMIT=512M\n").chunk_size == 32 * MIB
     assert load("SHARD_SIZE=256M\nMEMORY_LIMIT=1T\n").memory_limit == 1 << 40
+
+
+def test_a_shard_size_of_the_older_tool(load: Load, file: Path) -> None:
+    """Its shards were files; a chunk is held in memory."""
+    settings = load('SHARD_SIZE="1G"')
+    assert settings.chunk_size == 32 * MIB
+    assert settings.warnings == (
+        f"{file}:1: SHARD_SIZE: 1G is more than 256M, the most that a chunk may have; 32M is used",
+    )
 
 
 def test_keys_for_rclone_that_are_almost_ours(load: Load, file: Path) -> None:

@@ -21,7 +21,7 @@ from tests.story import hash_of
 from tests.test_slow_provider import environment, proportional_size
 
 MIB = 1 << 20
-LIMIT = 512 * MIB  # leaves room for two chunks of 32 MiB at a time
+LIMITS = [256 * MIB, 1024 * MIB]
 SIZE = 320 * MIB  # ten chunks
 POLL = 0.2  # seconds
 
@@ -29,7 +29,6 @@ POLL = 0.2  # seconds
 @pytest.fixture
 def home(tmp_path: Path) -> Iterator[whole.Home]:
     with whole.home(tmp_path / "home") as made:
-        made.configure(STORE_REMOTE=str(tmp_path / "store"), MEMORY_LIMIT=f"{LIMIT // MIB}M")
         blocks = (repo.noise(MIB, hash_of(str(number))) for number in range(SIZE // MIB))
         made.snapshot("monday", repo.stream(77, blocks), guid=77)
         yield made
@@ -64,10 +63,26 @@ def peak(*arguments: str) -> tuple[int, Any]:
     return highest, told
 
 
-def test_a_backup_and_a_restore_stay_within_the_limit(home: whole.Home) -> None:
+@pytest.mark.parametrize("limit", LIMITS)
+def test_a_backup_and_a_restore_stay_within_the_limit(home: whole.Home, limit: int) -> None:
+    """With no setting but the limit."""
+    store = home.folder.parent / "store"
+    home.configure(STORE_REMOTE=str(store), MEMORY_LIMIT=f"{limit // MIB}M")
     memory, told = peak("--backup", "tank/photos@monday")
     assert told["backup"]["stream_bytes"] > SIZE
-    assert LIMIT / 4 < memory <= LIMIT
+    assert limit / 4 < memory <= limit
     memory, told = peak("--restore", "tank/photos@monday", "--as", whole.TARGET)
     assert told["restore"]["stream_bytes"] > SIZE
-    assert LIMIT / 4 < memory <= LIMIT
+    assert limit / 4 < memory <= limit
+
+
+@pytest.mark.parametrize("cores", [1, 2, 32])
+def test_256_mib_are_enough_for_one_provider(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, cores: int
+) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: range(cores))
+    tight = config.load(
+        {"HOME": str(tmp_path), "OFFSITE_CONFIG": "/dev/null", "MEMORY_LIMIT": "256M"}
+    )
+    assert budget.share(tight, 1).pairs(2 * tight.chunk_size + MIB) >= 2
+    assert budget.rclone_settings(tight)["GOMEMLIMIT"] == "64MiB"

@@ -13,7 +13,7 @@ from lab.process import run, run_logged, say
 ZFS_MODULES = (
     "spl", "zavl", "znvpair", "zunicode", "zcommon", "zlua", "icp", "zzstd", "zfs",
 )  # fmt: skip
-HOUR = 3600
+COMPILING = 1200  # seconds for a step that takes minutes on two cores
 
 
 def compile_modules(tree: Path, log: Path) -> Iterator[Path]:
@@ -39,11 +39,11 @@ def compile_modules(tree: Path, log: Path) -> Iterator[Path]:
     # Kbuild appends these to the kernel's own flags: what is stripped in the end need not be made.
     lean = {"KCFLAGS": "-g0"}
     say("configuring the OpenZFS modules (1 to 2.5 minutes)")
-    run_logged(configure, log, cwd=source, env=lean, timeout=HOUR)
+    run_logged(configure, log, cwd=source, env=lean, timeout=COMPILING)
     jobs = len(os.sched_getaffinity(0))
     say(f"compiling the OpenZFS modules on {jobs} cores (2 to 5 minutes on two)")
     make = ["make", "-s", f"-j{jobs}", "-C", "module"]
-    run_logged(make, log, cwd=source, env=lean, timeout=HOUR)
+    run_logged(make, log, cwd=source, env=lean, timeout=COMPILING)
     for name in ZFS_MODULES:
         for path in (source / "module").rglob(f"{name}.ko"):
             run(["strip", "--strip-debug", path])  # zfs.ko: 93 MB to 9 MB

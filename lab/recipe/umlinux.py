@@ -14,7 +14,7 @@ from lab.process import run, run_logged, say
 
 CONFIG = Path(__file__).with_name("uml.config")
 CONFIGURED = "CONFIG_ZFS=y"
-HOUR = 3600
+COMPILING = 1200  # seconds for a step that takes two minutes on two cores
 # The kernel keeps a process's vector registers in this many bytes. A processor with AMX has 11008
 # of them, and without room for all the host refuses to set any ("ptrace set fp regs failed, errno =
 # 14"); a host with fewer takes what it has (ptrace_regset of Linux, kernel/ptrace.c). Some of these
@@ -41,7 +41,7 @@ def compile_kernel(tree: Path, log: Path) -> Path:
         jobs = len(os.sched_getaffinity(0))
         words = ["make", "-s", "ARCH=um", f"-j{jobs}", *targets]
         env = {"KCONFIG_ALLCONFIG": str(CONFIG)}
-        run_logged(words, log, cwd=linux, env=env, timeout=HOUR)
+        run_logged(words, log, cwd=linux, env=env, timeout=COMPILING)
 
     make("allnoconfig")
     make("prepare", "modules_prepare")
@@ -51,7 +51,7 @@ def compile_kernel(tree: Path, log: Path) -> Path:
         make("vmlinux")
         configured.result()
     say("compiling OpenZFS into the kernel (3 to 10 minutes)")
-    run_logged(["./copy-builtin", str(linux)], log, cwd=zfs, env={"ARCH": "um"}, timeout=HOUR)
+    run_logged(["./copy-builtin", str(linux)], log, cwd=zfs, env={"ARCH": "um"}, timeout=COMPILING)
     (linux / "include/zfs/zfs_gitrev.h").write_bytes(revision)
     run([linux / "scripts/config", "--file", linux / ".config", "-e", "ZFS"])
     make("olddefconfig")
@@ -75,4 +75,4 @@ def _configure(zfs: Path, linux: Path, log: Path) -> None:
     log.unlink(missing_ok=True)
     words = ["./configure", "--disable-dependency-tracking", "--with-config=kernel"]
     words += ["--enable-linux-builtin", f"--with-linux={linux}", f"--with-linux-obj={linux}"]
-    run_logged([*words, "KERNEL_ARCH=um"], log, cwd=zfs, env={"ARCH": "um"}, timeout=HOUR)
+    run_logged([*words, "KERNEL_ARCH=um"], log, cwd=zfs, env={"ARCH": "um"}, timeout=COMPILING)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from offsite import seal
@@ -10,10 +11,13 @@ from offsite.config import Config
 from offsite.errors import ConfigError
 
 # Measured peaks (PSS), rounded up; bench/ prints what a run really took. rclone takes 70 MiB for S3
-# and local folders, 176 for backends that buffer their uploads (Azure, Google).
+# and local folders, 176 for backends that buffer their uploads (Azure, Google); less where a tight
+# limit lets it buffer no more than 32.
 _MAIN = 64 << 20
 _WORKER = 24 << 20
-_RCLONE = 176 << 20
+_RCLONE, _LEAN_RCLONE = 176 << 20, 104 << 20
+_LEAN_SETTINGS = {"GOMEMLIMIT": "64MiB", "RCLONE_MAX_BUFFER_MEMORY": "32Mi"}
+_TIGHT = 512 << 20
 _MOST_WORKERS = 16
 
 
@@ -39,6 +43,11 @@ class Budget:
         return self.arena // pair
 
 
+def rclone_settings(config: Config) -> Mapping[str, str]:
+    """What rclone's environment says of memory, on top of its defaults here."""
+    return _LEAN_SETTINGS if config.memory_limit < _TIGHT else {}
+
+
 def share(config: Config, providers: int) -> Budget:
     """Divide MEMORY_LIMIT between us, workers (a core each) and one rclone a provider.
 
@@ -46,13 +55,15 @@ def share(config: Config, providers: int) -> Budget:
     Raises ConfigError if nothing is left for the chunks.
     """
     worker = _WORKER + seal.working_memory(config.chunk_size, config.compression)
-    room = config.memory_limit - _MAIN - providers * _RCLONE
+    rclone = _LEAN_RCLONE if config.memory_limit < _TIGHT else _RCLONE
+    room = config.memory_limit - _MAIN - providers * rclone
     most = min(config.memory_limit // 4, room - 2 * _pair(config.chunk_size)) // worker
     workers = max(min(len(os.sched_getaffinity(0)), _MOST_WORKERS, most), 1)
     arena = room - workers * worker
     if arena <= 0:
         raise ConfigError(
-            f"MEMORY_LIMIT ({config.memory_limit >> 20}M) is too small for {providers} providers",
+            f"MEMORY_LIMIT ({config.memory_limit >> 20}M) is too small for"
+            f" {providers} {'provider' if providers == 1 else 'providers'}",
             hint=f"it takes more than {(config.memory_limit - arena) >> 20}M; or name fewer:"
             " --provider NAME",
         )

@@ -28,7 +28,9 @@ SYSTEM_FILE = Path("/etc/offsite/config.env")
 USER_FILE = Path(".config/offsite/config.env")  # under HOME
 
 _CHUNK_SIZES = (values.MIB, 256 * values.MIB)
-_MEMORY_LIMITS = (192 * values.MIB, 1 << 40)
+_MEMORY_LIMITS = (256 * values.MIB, 1 << 40)
+_TIGHT = 512 * values.MIB  # a memory limit below which chunks are small, unless SHARD_SIZE says
+_USUAL, _SMALL = 32 * values.MIB, 8 * values.MIB
 
 _KNOWN = (
     "AGE_PRIVATE_KEY_FILE", "AGE_PUBLIC_KEY_FILE", "ALLOWED_SIGNERS_FILE", "CATALOG_KEY_FILE",
@@ -109,6 +111,7 @@ def load(environ: Mapping[str, str]) -> Config:
         values.check_plain(setting)
     providers, aliases, doubles = find_providers(settings.values(), home)
     own = home / ".config/offsite"
+    chunk_size, memory_limit, oversized = _sizes(settings)
 
     def get(key: str, parse: Callable[[Setting], T], default: T) -> T:
         setting = settings.get(key)
@@ -135,12 +138,8 @@ def load(environ: Mapping[str, str]) -> Config:
         max_chain=get("MAX_CHAIN", values.count, None),
         send_raw=get("SEND_RAW", values.yes_or_no, True),
         send_compressed=get("SEND_COMPRESSED", values.yes_or_no, None),
-        chunk_size=get(
-            "SHARD_SIZE", lambda setting: values.size(setting, *_CHUNK_SIZES), 32 * values.MIB
-        ),
-        memory_limit=get(
-            "MEMORY_LIMIT", lambda s: values.size(s, *_MEMORY_LIMITS), 1024 * values.MIB
-        ),
+        chunk_size=chunk_size,
+        memory_limit=memory_limit,
         zfs_command=get("ZFS_COMMAND", values.words, ("zfs",)),
         zfs_ssh=get("ZFS_SSH", values.ssh_host, None),
         zfs_ssh_options=get("ZFS_SSH_OPTIONS", lambda setting: values.options(setting, home), ()),
@@ -150,8 +149,27 @@ def load(environ: Mapping[str, str]) -> Config:
             for key, setting in settings.items()
             if _is_rclones(key) and key not in environ
         },
-        warnings=(*warnings, *doubles),
+        warnings=(*warnings, *doubles, *oversized),
     )
+
+
+def _sizes(settings: Mapping[str, Setting]) -> tuple[int, int, list[str]]:
+    """Of a chunk, of the memory limit; and what is to be told.
+
+    The older tool's shards were files and its own example has 1G: its settings shall go on working.
+    """
+    memory = settings.get("MEMORY_LIMIT")
+    limit = values.size(memory, *_MEMORY_LIMITS) if memory and memory.value.strip() else 1 << 30
+    usual = _SMALL if limit < _TIGHT else _USUAL
+    shard = settings.get("SHARD_SIZE")
+    if shard is None or not shard.value.strip():
+        return usual, limit, []
+    least, most = _CHUNK_SIZES
+    size = values.size(shard, least, most, below=1 << 40)
+    if size <= most:
+        return size, limit, []
+    told = f"SHARD_SIZE: {shard.value} is more than {most >> 20}M, the most that a chunk may have"
+    return usual, limit, [f"{shard.origin}: {told}; {usual >> 20}M is used"]
 
 
 def _read_files(environ: Mapping[str, str], home: Path) -> tuple[dict[str, Setting], list[str]]:

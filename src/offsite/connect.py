@@ -10,7 +10,7 @@ from concurrent.futures import wait
 from contextlib import ExitStack, contextmanager
 from typing import Literal
 
-from offsite import keys
+from offsite import budget, keys
 from offsite.age import Identities, Recipients
 from offsite.config import Config, Provider
 from offsite.errors import ConfigError, OffsiteError, ProviderError
@@ -87,7 +87,7 @@ def remotes(
             rclone_flags=config.rclone_flags,
             stop=stop,
             on_retry=progress.retry,
-            environ={**config.environment, **os.environ},
+            environ={**budget.rclone_settings(config), **config.environment, **os.environ},
             retry=retry,
         )
 

@@ -95,13 +95,14 @@ def level(setting: Setting) -> int:
     return level
 
 
-def size(setting: Setting, least: int, most: int) -> int:
+def size(setting: Setting, least: int, most: int, *, below: int = 0) -> int:
+    """Bytes, ``least`` to ``most``; what is above is refused unless it is ``below`` that."""
     allowed = f"allowed: {_short(least)} to {_short(most)}, with K, M or G"
     match = _SIZE.fullmatch(setting.value.strip())
     if match is None:
         raise bad(setting, f"{setting.value!r} is not a size; {allowed}")
     size = int(match[1]) * _UNITS[match[2].upper()]
-    if not least <= size <= most:
+    if not least <= size <= most and not most < size < below:
         raise bad(setting, f"{setting.value} is out of range; {allowed}")
     return size
 

@@ -9,6 +9,7 @@ offsite: secure ZFS cloud backup. One command to any cloud, one command back.
   offsite --restore DATASET[@SNAP|@latest|@latest-full] [--as TARGET] [--provider NAME|auto]
   offsite --list    [DATASET] [--provider NAME|all] [--host NAME]
   offsite keys      init|show|check
+  offsite completions bash|zsh|fish
 
   Also: offsite backup ..., -b, -r, -l. A bare dataset is backed up, a bare DATASET@SNAP restored.
   offsite VERB --help tells more.
@@ -20,7 +21,7 @@ Examples:
   offsite --restore tank/photos --as tank/photos-restored
 
 Options of every verb:
-  -q, --quiet     only warnings and errors       --json      the result as JSON on stdout
+  -q, --quiet     no more than was asked for     --json      the result as JSON on stdout
   -v, --verbose   every command that is run      --version   the version
   -h, --help      this text
 
@@ -122,4 +123,19 @@ offsite keys init|show|check
 The age identity (~/.config/age/zfs-backup.txt) alone opens backups. Keep a copy off this machine:
 without it, no backup can be restored."""
 
-VERBS = {"backup": BACKUP, "restore": RESTORE, "list": LIST, "keys": KEYS}
+COMPLETIONS = """\
+offsite completions bash|zsh|fish
+
+Prints what lets this shell complete offsite's verbs, options, providers, datasets and snapshots.
+
+  bash    source <(offsite completions bash)                    in ~/.bashrc
+  zsh     source <(offsite completions zsh)                     in ~/.zshrc
+  fish    offsite completions fish > ~/.config/fish/completions/offsite.fish"""
+
+VERBS = {
+    "backup": BACKUP,
+    "restore": RESTORE,
+    "list": LIST,
+    "keys": KEYS,
+    "completions": COMPLETIONS,
+}

@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from typing import NoReturn
 
 import offsite
-from offsite.cli import helptext, moments, spelling
+from offsite.cli import completions, helptext, moments, spelling
 from offsite.cli.options import Backup, Command, Help, Keys, List, Options, Restore
 from offsite.console import Output
 from offsite.errors import UsageError
@@ -69,8 +69,7 @@ def _not_understood(
     hint = f"see offsite {verb + ' ' if verb else ''}--help"
     if not first.startswith("-"):
         return UsageError(f"unexpected argument {first!r}", hint=hint)
-    known = [*(name for action in parser._actions for name in action.option_strings)]  # noqa: SLF001 - argparse tells its options nowhere else
-    near = difflib.get_close_matches(first, [*known, *spelling.VERB_OPTIONS], n=1)
+    near = difflib.get_close_matches(first, [*_names_of(parser), *spelling.VERB_OPTIONS], n=1)
     guess = f"did you mean {near[0]}? " if near else ""
     return UsageError(f"unknown option {first}", hint=guess + hint)
 
@@ -224,11 +223,38 @@ def add_keys(parser: argparse.ArgumentParser) -> Callable[[argparse.Namespace], 
     return build
 
 
+def add_completions(parser: argparse.ArgumentParser) -> Callable[[argparse.Namespace], Command]:
+    parser.add_argument("shell", nargs="?", metavar="|".join(completions.SHELLS))
+
+    def build(given: argparse.Namespace) -> Help:
+        if given.shell not in completions.SHELLS:
+            raise UsageError(
+                "completions: for which shell?", hint="offsite completions bash, zsh or fish"
+            )
+        verbs = {verb: _options_of(verb) for verb in ("", *spelling.VERBS)}
+        return Help(completions.script(given.shell, verbs, spelling.TAKES_VALUE).rstrip())
+
+    return build
+
+
+def _options_of(verb: str) -> list[str]:
+    parser = _Parser(add_help=False)
+    _add_common(parser)
+    if verb:
+        _ADDERS[verb](parser)
+    return [*_names_of(parser), *([] if verb else spelling.VERB_OPTIONS)]
+
+
+def _names_of(parser: argparse.ArgumentParser) -> list[str]:
+    return [name for action in parser._actions for name in action.option_strings]  # noqa: SLF001 - argparse tells its options nowhere else
+
+
 _ADDERS: dict[str, Callable[[argparse.ArgumentParser], Callable[[argparse.Namespace], Command]]] = {
     "backup": add_backup,
     "restore": add_restore,
     "list": add_list,
     "keys": add_keys,
+    "completions": add_completions,
 }
 
 

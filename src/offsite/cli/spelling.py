@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from offsite.errors import UsageError
 
-VERBS = ("backup", "restore", "list", "keys")
+VERBS = ("backup", "restore", "list", "keys", "completions")
 VERB_OPTIONS = {
     "-b": "backup",
     "--backup": "backup",
@@ -16,7 +16,7 @@ VERB_OPTIONS = {
     "-l": "list",
     "--list": "list",
 }
-_TAKES_VALUE = frozenset(
+TAKES_VALUE = frozenset(
     {"--as", "--provider", "--host", "--trust-signer", "--at", "--to-file"}
     | {"--base", "--exclude", "--jobs", "-j", "--properties"}
 )
@@ -58,7 +58,7 @@ def _without_values(argv: Sequence[str]) -> list[tuple[int, str]]:
     for at, argument in enumerate(argv):
         if not is_value:
             found.append((at, argument))
-        is_value = not is_value and argument in _TAKES_VALUE
+        is_value = not is_value and argument in TAKES_VALUE
     return found
 
 

@@ -1,0 +1,28 @@
+"""Long steps of the lab's recipe: each ends, and says why."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from lab.errors import LabError
+from lab.process import run_logged
+from tests import repo
+
+
+def test_a_step_that_hangs_is_ended_with_all_that_it_started(tmp_path: Path) -> None:
+    log, pids = tmp_path / "log", tmp_path / "pids"
+    script = f"echo compiling; sleep 300 & echo $! > {pids}; sleep 300"
+    with pytest.raises(LabError, match=f"(?s)sh did not end within 1 s, see {log}:.*compiling"):
+        run_logged(["sh", "-c", script], log, cwd=tmp_path, timeout=1)
+    left = Path("/proc", pids.read_text().strip(), "cmdline")
+    repo.wait_for(lambda: not left.exists() or not left.read_bytes())
+
+
+def test_a_step_that_fails_shows_the_end_of_its_log(tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    with pytest.raises(LabError, match=r"(?s)sh failed \(status 3\), see .*no such header"):
+        run_logged(["sh", "-c", "echo no such header; exit 3"], log, cwd=tmp_path, timeout=60)
+    run_logged(["sh", "-c", "echo $WHAT"], log, cwd=tmp_path, env={"WHAT": "done"}, timeout=60)
+    assert log.read_text().endswith("\ndone\n")
