@@ -10,7 +10,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -74,6 +74,12 @@ class Ran:
         return json.loads(self.stdout)
 
 
+def write_settings(path: Path, settings: Mapping[str, str]) -> None:
+    """A config.env."""
+    lines = (f"{key}={shlex.quote(value)}\n" for key, value in settings.items())
+    path.write_text("".join(lines))
+
+
 @dataclass(frozen=True)
 class World:
     """``home`` is the user's, ``machine`` is where the pools are."""
@@ -93,11 +99,10 @@ class World:
 
     def configure(self, **settings: str) -> None:
         """Write config.env: how to reach the machine, small chunks, and ``settings``."""
-        lines = {"SHARD_SIZE": "1M", **self.machine.zfs_settings(), **settings}
         folder = self.home / ".config/offsite"
         folder.mkdir(parents=True, exist_ok=True)
-        text = "".join(f"{key}={shlex.quote(value)}\n" for key, value in lines.items())
-        (folder / "config.env").write_text(text)
+        lines = {"SHARD_SIZE": "1M", **self.machine.zfs_settings(), **settings}
+        write_settings(folder / "config.env", lines)
 
     def environment(self) -> dict[str, str]:
         runtime = self.home / "run"

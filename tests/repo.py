@@ -56,6 +56,7 @@ CHUNK = 4096
 BUDGET = Budget(workers=2, arena=64 << 10, limit=1 << 30)  # three pairs of slots of such chunks
 ID = "20260117t120000-0123456789abcdef"
 DATASET = "tank/photos"
+_PYTESTS_THREADS = frozenset(threading.enumerate())  # pytest-rerunfailures has one
 LONG = 60.0  # seconds for what takes less than one, on a machine that is busy with other things
 
 
@@ -279,11 +280,12 @@ def settle(seconds: float = LONG) -> None:
 
     Those that drain the stderr of a session's storage servers (process.Child) stay.
     """
-    wait_for(lambda: not [one for one in threading.enumerate() if _is_of_a_run(one)], seconds)
+    wait_for(lambda: not [one for one in own_threads() if "_read_stderr" not in one.name], seconds)
 
 
-def _is_of_a_run(thread: threading.Thread) -> bool:
-    return thread is not threading.main_thread() and "_read_stderr" not in thread.name
+def own_threads() -> list[threading.Thread]:
+    """All but the main thread and pytest's."""
+    return [one for one in threading.enumerate() if one not in _PYTESTS_THREADS]
 
 
 @contextmanager

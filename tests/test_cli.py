@@ -7,60 +7,31 @@ import os
 import subprocess
 import sys
 import threading
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from offsite import backup, cli, errors, listing, storing
+from offsite import backup, cli, errors, listing
 from offsite.config import Config
 from offsite.member import Wish
 from offsite.progress import Progress
+from tests.commandline import RESULT, Verb, live_in, stub
 
 PROGRAM = [sys.executable, "-m", "offsite"]
 
 
 @pytest.fixture(autouse=True)
 def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An empty HOME with one provider, a local folder."""
-    monkeypatch.setenv("HOME", str(tmp_path))
-    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
-    settings = tmp_path / "config.env"
-    settings.write_text(f"RCLONE_REMOTE={tmp_path}/store\n")
-    monkeypatch.setenv("OFFSITE_CONFIG", str(settings))
-    (tmp_path / "store").mkdir()
-    return tmp_path
+    """With one provider, a local folder."""
+    return live_in(tmp_path, monkeypatch)
 
 
 def offsite(*arguments: str, **more: Any) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [*PROGRAM, *arguments], capture_output=True, text=True, timeout=300, check=False, **more
     )
-
-
-RESULT = storing.Result(
-    backup_id="20251123t044100-abc",
-    dataset="tank/a",
-    snapshot="auto-20251123",
-    type="full",
-    stream_bytes=480 << 20,
-    stored_bytes=228 << 20,
-    chunks=15,
-    seconds=12.0,
-    providers=("bb", "scaleway"),
-    failed={},
-    dry_run=False,
-)
-
-
-Verb = Callable[..., Any]
-
-
-def stub(monkeypatch: pytest.MonkeyPatch, verb: Any, run: Verb) -> None:
-    """The verbs have their own tests; here it counts what becomes of their results."""
-    monkeypatch.setattr(verb, "run", run)
 
 
 def raising(error: BaseException) -> Verb:

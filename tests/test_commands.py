@@ -9,6 +9,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -41,16 +42,22 @@ exec /bin/sh {home}/zfs "$@"
 """
 
 
-@pytest.fixture
-def home(tmp_path: Path) -> Iterator[Home]:
+@contextmanager
+def home_of_two(folder: Path) -> Iterator[Home]:
     """A home with one snapshot and two local folders."""
-    with whole.home(tmp_path / "home") as made:
+    with whole.home(folder / "home") as made:
         for name in ("one", "two"):
-            (tmp_path / name).mkdir()
+            (folder / name).mkdir()
         made.configure(
-            ONE_REMOTE=str(tmp_path / "one"), TWO_REMOTE=str(tmp_path / "two"), SHARD_SIZE="1M"
+            ONE_REMOTE=str(folder / "one"), TWO_REMOTE=str(folder / "two"), SHARD_SIZE="1M"
         )
         made.snapshot("monday", STREAM, guid=77)
+        yield made
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Iterator[Home]:
+    with home_of_two(tmp_path) as made:
         yield made
 
 

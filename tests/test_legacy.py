@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from lab.world import recipe
+from lab.world import Ran, recipe
 from offsite import age, legacy, shards
 from offsite.age import Identities, Recipients
 from offsite.errors import IntegrityError, ProviderError, StoppedError
@@ -22,7 +22,7 @@ from offsite.remote import Entry
 from tests import repo, whole
 from tests.programs import needs
 from tests.storage.memory import MemoryRemote
-from tests.whole import DATASET, TARGET, Home, Ran
+from tests.whole import DATASET, TARGET, Home
 
 STREAM = repo.stream(77, [repo.noise(400_000), bytes(3_000_000), repo.noise(300_000, 2)])
 SLICES = [STREAM[:1_000_000], STREAM[1_000_000:2_500_000], STREAM[2_500_000:]]

@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from lab.world import Ran
 from tests import old_zfs, repo, whole
-from tests.whole import DATASET, TARGET, Home, Ran
+from tests.whole import DATASET, TARGET, Home
 
 STREAM = repo.stream(7, [repo.noise(5000, seed=1)])
 

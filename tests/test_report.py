@@ -9,7 +9,6 @@ import os
 import re
 import sys
 import time
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -20,41 +19,13 @@ from offsite import backup, cli, console, listing, process, restore, storing
 from offsite.cli import asking, listed, report
 from offsite.config import Config
 from offsite.errors import OffsiteError
+from tests.commandline import RESULT, Verb, live_in, stub
 
 
 @pytest.fixture(autouse=True)
 def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An empty HOME with one provider, a local folder."""
-    monkeypatch.setenv("HOME", str(tmp_path))
-    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
-    settings = tmp_path / "config.env"
-    settings.write_text(f"RCLONE_REMOTE={tmp_path}/store\n")
-    monkeypatch.setenv("OFFSITE_CONFIG", str(settings))
-    (tmp_path / "store").mkdir()
-    return tmp_path
-
-
-RESULT = storing.Result(
-    backup_id="20251123t044100-abc",
-    dataset="tank/a",
-    snapshot="auto-20251123",
-    type="full",
-    stream_bytes=480 << 20,
-    stored_bytes=228 << 20,
-    chunks=15,
-    seconds=12.0,
-    providers=("bb", "scaleway"),
-    failed={},
-    dry_run=False,
-)
-
-
-Verb = Callable[..., Any]
-
-
-def stub(monkeypatch: pytest.MonkeyPatch, verb: Any, run: Verb) -> None:
-    """The verbs have their own tests; here it counts what becomes of their results."""
-    monkeypatch.setattr(verb, "run", run)
+    """With one provider, a local folder."""
+    return live_in(tmp_path, monkeypatch)
 
 
 def test_summary_of_a_backup(

@@ -13,13 +13,14 @@ from typing import Any
 
 import pytest
 
+from lab.world import Ran
 from offsite import connect, lock
 from offsite.config import Config, Provider
 from offsite.errors import LockedError, ProviderError, StoppedError
 from offsite.remote import Entry, Remote
 from tests import repo, whole
 from tests.storage.memory import MemoryRemote
-from tests.whole import Home, Ran
+from tests.whole import Home
 
 # For every dataset there is a line in ``tree``, and a stream; of snapshots those in ``made``.
 _ZFS = """\

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+from lab.world import Ran
 from offsite import fetching, indexes, remote, sources
 from offsite.remote import RcloneRemote
 from offsite.repository import MANIFEST, chunk_name, index_name, object_path
@@ -21,7 +22,7 @@ from tests import repo, whole
 from tests.storage.clients import SWIFT, connect, through
 from tests.storage.proxy import Fault, Kind, Proxy
 from tests.storage.servers import Server
-from tests.whole import DATASET, TARGET, Home, Ran
+from tests.whole import DATASET, TARGET, Home
 
 pytest_plugins = ["tests.storage.fixtures"]
 

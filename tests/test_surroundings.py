@@ -13,22 +13,25 @@ from pathlib import Path
 
 import pytest
 
+from lab.faults import victims
 from offsite import cli, config, lock
-from tests import repo, whole
-from tests.test_commands import MONDAY, STREAM, WAITING, bound_by_modes, end, start, statuses
+from tests import repo
+from tests.test_commands import (
+    MONDAY,
+    STREAM,
+    WAITING,
+    bound_by_modes,
+    end,
+    home_of_two,
+    start,
+    statuses,
+)
 from tests.whole import DATASET, TARGET, Home
 
 
 @pytest.fixture
 def home(tmp_path: Path) -> Iterator[Home]:
-    """A home with one snapshot and two local folders."""
-    with whole.home(tmp_path / "home") as made:
-        for name in ("one", "two"):
-            (tmp_path / name).mkdir()
-        made.configure(
-            ONE_REMOTE=str(tmp_path / "one"), TWO_REMOTE=str(tmp_path / "two"), SHARD_SIZE="1M"
-        )
-        made.snapshot("monday", STREAM, guid=77)
+    with home_of_two(tmp_path) as made:
         yield made
 
 
@@ -166,22 +169,9 @@ def test_a_lock_left_by_a_killed_run_is_told_and_used(home: Home) -> None:
     then = time.time() - 120 * 60 - 5
     for path in left:
         os.utime(path, (then, then))
-    repo.wait_for(lambda: "zfs" not in _commands_of(home))
+    repo.wait_for(lambda: not victims.of_home(home.folder))
     told = end(start("--backup", MONDAY))
     line = "INFO: Removing old stale lock file (120 minutes old - likely from reboot)"
     log = max(home.folder.glob("offsite-backup-*.log"), key=lambda path: path.stat().st_mtime)
     assert line in told + log.read_text()
     assert statuses(home) == [("complete", ["one", "two"])]
-
-
-def _commands_of(home: Home) -> str:
-    """Command lines of processes that name a file of this home."""
-    found = []
-    for path in Path("/proc").glob("[0-9]*/cmdline"):
-        try:
-            line = path.read_bytes().replace(b"\0", b" ").decode(errors="replace")
-        except OSError:
-            continue
-        if str(home.folder) in line:
-            found.append(line)
-    return "\n".join(found)

@@ -7,17 +7,15 @@ from __future__ import annotations
 
 import contextlib
 import io
-import json
-import shlex
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import pytest
 
+from lab.world import Ran, write_settings
 from offsite import cli, config, connect, journal
 from offsite.repository import Keyring
 from tests import repo
@@ -60,19 +58,6 @@ esac
 
 
 @dataclass(frozen=True)
-class Ran:
-    """How one command ended; ``stderr`` has the lines a user reads."""
-
-    status: int
-    stdout: str
-    stderr: str
-
-    @property
-    def json(self) -> Any:
-        return json.loads(self.stdout)
-
-
-@dataclass(frozen=True)
 class Home:
     """A user's HOME with keys and settings, and the pool."""
 
@@ -81,8 +66,7 @@ class Home:
     def configure(self, **settings: str) -> None:
         """Write config.env; providers are ``NAME_REMOTE``."""
         lines = {"ZFS_COMMAND": f"/bin/sh {self.folder}/zfs", **settings}
-        text = "".join(f"{key}={shlex.quote(value)}\n" for key, value in lines.items())
-        (self.folder / "config.env").write_text(text)
+        write_settings(self.folder / "config.env", lines)
 
     def snapshot(self, name: str, stream: bytes, *, guid: int, createtxg: int = 1000) -> None:
         """Let the pool have this snapshot of DATASET."""

@@ -17,7 +17,6 @@ _MAIN = 64 << 20
 _WORKER = 24 << 20
 _RCLONE, _LEAN_RCLONE = 176 << 20, 104 << 20
 _LEAN_SETTINGS = {"GOMEMLIMIT": "64MiB", "RCLONE_MAX_BUFFER_MEMORY": "32Mi"}
-_TIGHT = 512 << 20
 _MOST_WORKERS = 16
 
 
@@ -45,7 +44,7 @@ class Budget:
 
 def rclone_settings(config: Config) -> Mapping[str, str]:
     """What rclone's environment says of memory, on top of its defaults here."""
-    return _LEAN_SETTINGS if config.memory_limit < _TIGHT else {}
+    return _LEAN_SETTINGS if config.is_tight else {}
 
 
 def share(config: Config, providers: int) -> Budget:
@@ -55,7 +54,7 @@ def share(config: Config, providers: int) -> Budget:
     Raises ConfigError if nothing is left for the chunks.
     """
     worker = _WORKER + seal.working_memory(config.chunk_size, config.compression)
-    rclone = _LEAN_RCLONE if config.memory_limit < _TIGHT else _RCLONE
+    rclone = _LEAN_RCLONE if config.is_tight else _RCLONE
     room = config.memory_limit - _MAIN - providers * rclone
     most = min(config.memory_limit // 4, room - 2 * _pair(config.chunk_size)) // worker
     workers = max(min(len(os.sched_getaffinity(0)), _MOST_WORKERS, most), 1)

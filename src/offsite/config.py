@@ -81,6 +81,11 @@ class Config:
     environment: Mapping[str, str] = field(repr=False)
     warnings: tuple[str, ...]
 
+    @property
+    def is_tight(self) -> bool:
+        """Whether memory is so scarce that rclone, too, gets less than it likes."""
+        return self.memory_limit < _TIGHT
+
     def select(self, names: str) -> tuple[Provider, ...]:
         """The providers for ``all`` or ``a,b``: any case, aliases too, each once.
 

@@ -13,7 +13,7 @@ from typing import Literal
 from offsite import budget, keys
 from offsite.age import Identities, Recipients
 from offsite.config import Config, Provider
-from offsite.errors import ConfigError, OffsiteError, ProviderError
+from offsite.errors import ConfigError, ProviderError
 from offsite.ordered import crew_of, waking
 from offsite.progress import Progress
 from offsite.remote import RcloneRemote, Remote, Retry
@@ -99,21 +99,20 @@ def remotes(
             if done.exception() is None:
                 stack.callback(done.result().close)
         started: list[Remote] = []
-        failed: dict[str, str] = {}
-        errors: list[OffsiteError] = []
+        errors: dict[str, ProviderError | ConfigError] = {}
         for name, done in starts:
             try:
                 started.append(done.result())
             except (ProviderError, ConfigError) as error:
                 if len(providers) == 1:
                     raise
-                errors.append(error)
-                failed[name] = str(error)
+                errors[name] = error
                 progress.dropped(name, str(error))
+        failed = {name: str(error) for name, error in errors.items()}
         if not started:
             reasons = "; ".join(f"{name}: {why}" for name, why in failed.items())
-            settings = all(isinstance(error, ConfigError) for error in errors)
-            hint = next((error.hint for error in errors if error.hint), "")
+            settings = all(isinstance(error, ConfigError) for error in errors.values())
+            hint = next((error.hint for error in errors.values() if error.hint), None)
             kind = ConfigError if settings else ProviderError
             raise kind(f"no provider can be reached: {reasons}", hint=hint)
         # Whatever is asked of them, ^C ends it: a request to a silent server would last minutes.

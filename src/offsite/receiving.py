@@ -17,7 +17,7 @@ from offsite.pipeline import Download, Engine, OpenJob
 from offsite.progress import Progress
 from offsite.rejoin import Rest
 from offsite.remote import Remote
-from offsite.sources import Sources
+from offsite.sources import ANOTHER_POINT, Sources
 from offsite.zfs import datasets, names, targets
 from offsite.zfs.failures import CommandError, Reason
 from offsite.zfs.pipes import ReceiveStream
@@ -98,7 +98,7 @@ def _receive(step: Step, way: _Way, pauses: Iterable[float]) -> Mapping[str, int
     while True:
         # A failure ends the attempt's requests and nothing else.
         with halting(way.stop) as halt, _shared(step.link.remotes, halt, way.progress) as own:
-            sources = Sources(own, way.progress)
+            sources = Sources(own, way.progress, hint=ANOTHER_POINT)
             try:
                 _attempt(step, way, sources, halt)
                 refused = None

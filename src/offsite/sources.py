@@ -15,21 +15,25 @@ from offsite.remote import Remote
 # a second try, damaged storage would not gain from more.
 _ROUNDS = 6
 _ROUNDS_DAMAGED = 2
-_DAMAGED = "restore another point (offsite --list), or bring this object back from a copy of yours"
+ANOTHER_POINT = "restore another point (offsite --list), or bring this object back from a copy"
 _FIRST_PAUSE, _LONGEST_PAUSE = 1.0, 30.0  # seconds between rounds
 
 
 class Sources:
     """Reads from ``remotes``, given best first; a remote that fails goes to the end of the queue.
 
-    ``bytes_from`` counts what each gave (bytes).
+    ``hint``: what to do about an object that nobody has undamaged. ``bytes_from`` counts what each
+    gave (bytes).
     """
 
-    def __init__(self, remotes: Sequence[Remote], progress: Progress) -> None:
+    def __init__(
+        self, remotes: Sequence[Remote], progress: Progress, *, hint: str | None = None
+    ) -> None:
         self.bytes_from = dict.fromkeys((remote.name for remote in remotes), 0)
         self._remotes = tuple(remotes)
         self._queue = list(remotes)
         self._progress = progress
+        self._hint = hint
         self._lock = threading.Lock()
         self._aborted = threading.Event()
 
@@ -72,7 +76,7 @@ class Sources:
         told = "; ".join(f"{name}: {error}" for name, error in reasons.items())
         told = f"{path} cannot be had: {told}"
         if any(isinstance(error, IntegrityError) for error in reasons.values()):
-            raise IntegrityError(told, hint=_DAMAGED)
+            raise IntegrityError(told, hint=self._hint)
         hints = [error.hint for error in reasons.values() if error.hint]
         raise ProviderError(told, hint=hints[0] if hints else None)
 

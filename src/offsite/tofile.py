@@ -21,7 +21,7 @@ from offsite.errors import OffsiteError, StoppedError, UsageError
 from offsite.links import Link
 from offsite.pipeline import Download, Engine, OpenJob
 from offsite.progress import Progress
-from offsite.sources import Sources
+from offsite.sources import ANOTHER_POINT, Sources
 
 STDOUT = "-"
 
@@ -85,7 +85,7 @@ def write(
 
     def streams() -> Generator[Iterable[memoryview], None, None]:
         for link in chain:
-            sources = Sources(link.remotes, progress)
+            sources = Sources(link.remotes, progress, hint=ANOTHER_POINT)
             download = Download(link.manifest, link.receipts, sources, engine)
             if stop.is_set():
                 raise StoppedError("stopped")

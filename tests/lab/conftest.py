@@ -61,7 +61,7 @@ def version() -> str:
 
 @pytest.fixture(scope="session")
 def machine(version: str) -> Iterator[Machine]:
-    """This host if it has OpenZFS itself and no version was asked for, else an emulated guest."""
+    """This host if it has OpenZFS itself and no version was asked for, else a guest."""
     if usable() and not os.environ.get("OFFSITE_LAB_ZFS"):
         yield Host()
         return
