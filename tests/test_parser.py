@@ -231,14 +231,46 @@ def test_every_option_is_in_the_help(capfd: pytest.CaptureFixture[str]) -> None:
 )
 def test_moments(typed: str, meant: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """In the user's time zone, unless one is named; a day means its end."""
-    monkeypatch.setenv("TZ", "Asia/Tokyo")
+    found = moment("Asia/Tokyo", typed, monkeypatch)
+    assert found.at == datetime.fromisoformat(meant)
+
+
+def moment(zone: str, typed: str, monkeypatch: pytest.MonkeyPatch) -> Restore:
+    """What --at means there."""
+    monkeypatch.setenv("TZ", zone)
     time.tzset()
     try:
         found = parser.parse(["--restore", "a", "--at", typed]).command
     finally:
         monkeypatch.undo()
         time.tzset()
-    assert found == restore_of("a", at=datetime.fromisoformat(meant))
+    assert isinstance(found, Restore)
+    return found
+
+
+TWICE = "that hour comes twice"
+
+
+@pytest.mark.parametrize(
+    ("typed", "meant", "told"),
+    [
+        ("2026-10-25 01:59", "2026-10-25T01:59+02:00", "2026-10-25 01:59 CEST"),
+        (
+            "2026-10-25 02:30",
+            "2026-10-25T02:30+01:00",
+            f"2026-10-25 02:30 CET, not CEST: {TWICE}; 2026-10-25T02:30+02:00 is the other",
+        ),
+        ("2026-10-25T02:30+02:00", "2026-10-25T02:30+02:00", "2026-10-25 02:30 UTC+02:00"),
+        ("2026-10-25 03:00", "2026-10-25T03:00+01:00", "2026-10-25 03:00 CET"),
+        ("2026-03-29 02:30", "2026-03-29T01:30+01:00", "2026-03-29 01:30 CET"),
+        ("2026-10-25", "2026-10-25T23:59:59.999999+01:00", "2026-10-25 23:59 CET"),
+    ],
+)
+def test_the_zone_and_an_hour_that_comes_twice_are_told(
+    typed: str, meant: str, told: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = moment("Europe/Berlin", typed, monkeypatch)
+    assert (found.at, found.moment) == (datetime.fromisoformat(meant), told)
 
 
 def test_stdout_is_taken_once(empty_home: Path) -> None:

@@ -96,8 +96,8 @@ def not_after(there: Sequence[Backup], dataset: str, at: datetime) -> list[Backu
     if not found:
         oldest = min(there, key=created).manifest.head.snapshot
         raise UsageError(
-            f"no backup of {dataset} is as old as {at:%Y-%m-%d %H:%M}",
-            hint=f"the oldest is @{oldest.name} of {figures.local_time(oldest.created)}",
+            f"no backup of {dataset} is as old as {at:%Y-%m-%d %H:%M %Z}",
+            hint=f"the oldest is @{oldest.name} of {figures.local_time(oldest.created, zone=True)}",
         )
     return found
 

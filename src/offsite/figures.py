@@ -42,10 +42,11 @@ def ratio(plain: int, stored: int) -> str:
     return f"{plain / stored:.1f} : 1" if stored else "-"
 
 
-def local_time(stamp: str) -> str:
-    """An RFC 3339 time in the local zone; what is no time stays as it is."""
+def local_time(stamp: str, *, zone: bool = False) -> str:
+    """An RFC 3339 time in the local zone, named if asked for; what is no time stays as it is."""
+    shape = "%Y-%m-%d %H:%M %Z" if zone else "%Y-%m-%d %H:%M"
     try:
-        return datetime.fromisoformat(stamp).astimezone().strftime("%Y-%m-%d %H:%M")
+        return datetime.fromisoformat(stamp).astimezone().strftime(shape)
     except (ValueError, OverflowError):
         return stamp
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from offsite import connect, standing
+from offsite import connect, marks, standing
 from offsite.catalog import Backup
 from offsite.journal import Journal
 from offsite.member import Member
@@ -19,10 +19,21 @@ def restart(
 ) -> Standing:
     """Give up what --restart means, and what a run that was killed holds of it."""
     label = member.names.snapshot if member.named else None
+    for one in known.named(label):  # as long as its first index tells whose it is
+        _unmark(member, one, locked)
     left = give_up(known, label, remotes, member.progress)
     for one in known.named(label):
         _let_go(member, one, locked)
     return left
+
+
+def _unmark(member: Member, backup: Backup, names: Sequence[str]) -> None:
+    assert backup.head is not None
+    snapshot = f"{member.dataset.name}@{backup.head.snapshot.source_name}"
+    host = connect.host(member.config)
+    marks.give_up(
+        member.zfs, snapshot, backup.id, providers=names, host=host, progress=member.progress
+    )
 
 
 def give_up(

@@ -24,53 +24,103 @@ class Kept:
     providers: tuple[str, ...]
 
 
-def keep(
+class Marker:
+    """Keeps one snapshot as what the next increment begins at: by a bookmark, else by holds.
+
+    ``points`` are the source's, oldest first.
+    """
+
+    def __init__(
+        self, zfs: Zfs, snapshot: Snapshot, points: Sequence[Point], host: str, progress: Progress
+    ) -> None:
+        self._zfs, self._snapshot, self._host = zfs, snapshot, host
+        self._older = [one for one in points if one.held and one.guid != snapshot.guid]
+        self._progress = progress
+        self._bookmarked: bool | None = None
+
+    def before(self, backup_id: str, providers: Sequence[str]) -> None:
+        """Before the stream begins: no kill after it, however early, loses the base then.
+
+        What cannot be bookmarked (ZFS or a pool that knows none, no permission) is held for these
+        providers. Raises StoppedError.
+        """
+        self._mark(self._zfs, backup_id, providers)
+
+    def after(self, kept: Kept) -> None:
+        """The backup is complete. Of older snapshots that are held, those are let go of that no
+        increment to its providers would begin at.
+
+        Also when we are to stop: the backup is there, and the next increment needs it.
+        """
+        zfs = self._zfs.uninterrupted
+        if self._bookmarked is None:
+            self._mark(zfs, kept.head.id, kept.providers)
+        if not self._bookmarked:
+            self._let_go(zfs, kept.providers)
+
+    def _mark(self, zfs: Zfs, backup_id: str, providers: Sequence[str]) -> None:
+        name = self._snapshot.full_name
+        try:
+            bookmarks.make(zfs, name, short_id(backup_id))
+        except StoppedError:
+            raise
+        except OffsiteError as error:
+            self._bookmarked = False
+            self._progress.info(
+                f"{name} cannot be bookmarked ({error}): it is held for the next backup"
+            )
+            self._hold(zfs, providers)
+        else:
+            self._bookmarked = True
+
+    def _hold(self, zfs: Zfs, providers: Sequence[str]) -> None:
+        name = self._snapshot.full_name
+        try:
+            for provider in providers:
+                datasets.hold(zfs, name, _tag(self._host, provider))
+        except StoppedError:
+            raise
+        except OffsiteError as error:
+            self._progress.warning(f"{name} cannot be held ({error}): keep it for the next backup")
+
+    def _let_go(self, zfs: Zfs, providers: Sequence[str]) -> None:
+        try:
+            for tag in (_tag(self._host, provider) for provider in providers):
+                names = [one.full_name for one in self._older]
+                held = [name for name in names if tag in datasets.holds(zfs, name)]
+                for name in held[: 1 - _SPARE]:
+                    datasets.release(zfs, name, tag)
+        except OffsiteError as error:
+            name = self._snapshot.full_name
+            self._progress.warning(f"Snapshots older than {name} stay held ({error})")
+
+
+def give_up(
     zfs: Zfs,
-    snapshot: Snapshot,
-    kept: Kept,
-    points: Sequence[Point],
+    snapshot: str,
+    backup_id: str,
     *,
-    host: str,
-    progress: Progress,
-) -> None:
-    """Bookmark the snapshot of a backup that is complete; if that cannot be done, hold it, and let
-    go of those ``points`` (oldest first) that no increment to its providers would begin at.
-
-    Also when we are to stop: the backup is there, and the next increment needs it."""
-    zfs, name = zfs.uninterrupted, snapshot.full_name
-    try:
-        bookmarks.make(zfs, name, short_id(kept.head.id))
-    except OffsiteError as error:
-        progress.info(f"{name} cannot be bookmarked ({error}): it is held for the next backup")
-        _hold(zfs, snapshot, kept.providers, points, host=host, progress=progress)
-
-
-def _hold(
-    zfs: Zfs,
-    snapshot: Snapshot,
     providers: Sequence[str],
-    points: Sequence[Point],
-    *,
     host: str,
     progress: Progress,
 ) -> None:
-    name = snapshot.full_name
-    older = [point for point in points if point.held and point.guid != snapshot.guid]
+    """An unfinished backup is given up: nothing will ever begin at its bookmark, or holds."""
+    dataset = snapshot.partition("@")[0]
     try:
+        bookmarks.drop_if_there(zfs, bookmarks.ours(dataset, short_id(backup_id)))
         for provider in providers:
-            tag = _tag(host, provider)
-            datasets.hold(zfs, name, tag)
-            held = [one.full_name for one in older if tag in datasets.holds(zfs, one.full_name)]
-            for each in held[: 1 - _SPARE]:
-                datasets.release(zfs, each, tag)
+            datasets.release(zfs, snapshot, _tag(host, provider))
+    except StoppedError:
+        raise
     except OffsiteError as error:
-        progress.warning(f"The holds of {name} are not as they should be ({error})")
+        progress.info(f"The bookmark of the backup that is given up stays ({error})")
 
 
 def tidy(
     zfs: Zfs,
     dataset: str,
     kept: Sequence[Kept],
+    begun: Sequence[Head],
     *,
     providers: Collection[str],
     host: str,
@@ -78,8 +128,9 @@ def tidy(
 ) -> None:
     """Let go of what no increment to any of ``providers`` would begin at: bookmarks, holds.
 
-    ``providers`` must be all there are: one that was not read may stand on any of them. Bookmarks
-    of backups that are not in ``kept`` are somebody else's.
+    ``providers`` must be all there are: one that was not read may stand on any of them. ``begun``
+    are unfinished backups: where the snapshot is gone, they can be no base any more. All other
+    bookmarks are somebody else's.
     """
     try:
         points = bookmarks.list_points(zfs, dataset)
@@ -90,6 +141,9 @@ def tidy(
         return
     ids = {bookmarks.ours(dataset, short_id(one.head.id)) for one in kept}
     guids = {one.head.snapshot.guid for one in kept}
+    snapshots = {point.guid for point in points if not point.is_bookmark}
+    lost = [head for head in begun if head.snapshot.guid not in snapshots]
+    ids |= {bookmarks.ours(dataset, short_id(head.id)) for head in lost}
     needed = _needed(points, kept, providers)
     marked = {point.guid for point in points if point.full_name in ids}
     for point in points:

@@ -131,6 +131,7 @@ def back_up(
             member.zfs,
             member.dataset.name,
             kept,
+            [one.head for one in known.unfinished if one.head],
             providers=member.everywhere,
             host=connect.host(member.config),
             progress=progress,
@@ -173,6 +174,8 @@ def _perform(
     task: Task,
 ) -> _Performed:
     began, progress = time.monotonic(), member.progress
+    host = connect.host(member.config)
+    marker = marks.Marker(member.zfs, source.snapshot, source.points, host, progress)
     with ExitStack() as stack:
         # What ends this work must not end the others: neither its failure nor the end of its
         # requests.
@@ -194,10 +197,10 @@ def _perform(
                 progress.info(tasks.told(task))
             names = [remote.name for remote in task.remotes]
             subject = _subject(member, source, task)
+            work = replace(work, mark=partial(marker.before, providers=names))
             done = storing.send(work, subject, task.begun, known.previous, names)
     kept = Kept(done.manifest.head, tuple(remote.name for remote in mirror.live))
-    host = connect.host(member.config)
-    marks.keep(member.zfs, source.snapshot, kept, source.points, host=host, progress=progress)
+    marker.after(kept)
     return _Performed(storing.result_of(done, mirror, time.monotonic() - began), kept)
 
 

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 
 import msgspec
 
-from offsite import catalog, connect, history, manifest, repository, sending
+from offsite import catalog, connect, figures, history, manifest, repository, sending
+from offsite.bases import Base
 from offsite.catalog import Backup
 from offsite.config import Config
 from offsite.errors import IntegrityError, OffsiteError, ProviderError, StoppedError
@@ -55,7 +56,8 @@ class Result:
 
 @dataclass(frozen=True)
 class Run:
-    """What one backup works with."""
+    """What one backup works with. ``mark`` gets its id when providers know of it, before its stream
+    begins."""
 
     config: Config
     author: Author
@@ -63,6 +65,7 @@ class Run:
     mirror: Mirror
     stop: threading.Event
     progress: Progress
+    mark: Callable[[str], object] = str
 
 
 @dataclass(frozen=True)
@@ -79,6 +82,8 @@ def send(
 ) -> Done:
     """Move the stream and commit: chunks, indexes, manifest, in this order."""
     head = begun.head if begun and begun.head else subject.head(work.config, work.author)
+    if begun is None and subject.base is not None:
+        _tell_if_large(head.estimate, subject.base, work.progress)
     indexes = IndexWriter(work.mirror, work.author, head, Journal(head.id))
     sender = Sender(
         subject.zfs,
@@ -117,6 +122,16 @@ def send(
     return Done(signed, sent, stored)
 
 
+def _tell_if_large(estimate: int, base: Base, progress: Progress) -> None:
+    full = base.chain[0].manifest
+    if estimate > full.stream_bytes / 2:
+        progress.info(
+            f"This increment has about {figures.size(estimate)}, more than half of the full backup"
+            f" @{full.head.snapshot.name} ({figures.size(full.stream_bytes)}): a new chain (--full)"
+            " may be worth it"
+        )
+
+
 def _keep(indexes: IndexWriter, error: OffsiteError) -> None:
     """What a failed run still can do, and what its error should tell."""
     with suppress(OffsiteError):  # what the providers know spares another machine work
@@ -149,9 +164,11 @@ def _move(work: Run, sender: Sender, stored: History | None) -> int:
     if stored is None:
         work.progress.start(sending.plan(head, names, []))
         sender.indexes.begin()
+        work.mark(head.id)
         return sender.send()
     work.progress.start(sending.plan(head, names, stored.receipts))
     relay = Relay(head.id, mirror, work.engine.arena, work.progress)
+    work.mark(head.id)
     relay.catch_up(stored, stored.receipts, work.stop)
     return sender.send_rest(stored)
 

@@ -143,6 +143,8 @@ def _backup(settings: Config, command: Backup, output: Output, shown: Display) -
 def _restore(settings: Config, command: Restore, output: Output, shown: Display) -> int:
     if command.bare:
         shown.info(f"Restoring {command.dataset}: a dataset with @ means --restore")
+    if command.moment:
+        shown.info(f"Of the backups not after {command.moment}")
     request = restore.Request(
         dataset=command.dataset,
         point=command.point,

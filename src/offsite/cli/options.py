@@ -34,7 +34,7 @@ class Backup:
 class Restore:
     """``point`` without its @: a snapshot, ``latest``, ``latest-full`` or None.
 
-    ``yes``: the user is not to be asked. ``file``: ``-`` is stdout.
+    ``yes``: the user is not to be asked. ``moment``: ``at`` in words. ``file``: ``-`` is stdout.
     """
 
     dataset: str
@@ -50,6 +50,7 @@ class Restore:
     replace: bool = False
     yes: bool = False
     at: datetime | None = None
+    moment: str = ""
     file: str | None = None
     properties: Which = "local"
     recursive: bool | None = None

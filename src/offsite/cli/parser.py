@@ -190,6 +190,7 @@ def add_restore(parser: argparse.ArgumentParser) -> Callable[[argparse.Namespace
             replace=given.replace,
             yes=given.yes,
             at=None if given.at is None else moments.read_moment(given.at),
+            moment="" if given.at is None else moments.told(given.at),
             file=given.to_file,
             properties=given.properties or "local",
             recursive=given.recursive,

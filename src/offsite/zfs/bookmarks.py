@@ -71,6 +71,15 @@ def drop(zfs: Zfs, bookmark: str) -> None:
     zfs.run("destroy", bookmark)
 
 
+def drop_if_there(zfs: Zfs, bookmark: str) -> None:
+    """As ``drop``; one that is not there is fine, and so is a ZFS that knows none."""
+    try:
+        drop(zfs, bookmark)
+    except CommandError as error:
+        if error.reason not in {Reason.MISSING, Reason.TOO_OLD}:
+            raise
+
+
 def ours(dataset: str, short_id: str) -> str:
     """The full name of our bookmark for the backup of this short id."""
     return f"{dataset}#{PREFIX}{short_id}"

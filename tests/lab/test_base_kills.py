@@ -1,0 +1,82 @@
+"""No kill loses what the next increment begins at, though the user destroys the snapshot."""
+
+from __future__ import annotations
+
+import random
+import shlex
+import time
+from pathlib import Path
+
+from lab.faults import victims
+from lab.world import World, wait_for
+from tests.lab.test_increments import backup, bookmarks, change
+from tests.thorough import THOROUGH
+
+KILLS = 200 if THOROUGH else 4
+NEAR = 2.0  # seconds around the commit
+KEPT = 2  # bases stay for a provider
+
+
+def manifests(world: World) -> set[Path]:
+    return {*(world.home / "one/offsite/backups").glob("*/manifest.age")}
+
+
+def chunks(world: World) -> set[Path]:
+    return {*(world.home / "one/offsite/backups").glob("*/chunk-*")}
+
+
+def kill_around_the_commit(world: World, name: str, rng: random.Random) -> bool:
+    """After its first chunk, or its manifest, is there, and some time more; whether it is whole."""
+    before, there = manifests(world), chunks(world)
+    running = world.start("--backup", name, "--provider", "one")
+    try:
+        if rng.random() < 0.5:
+            wait_for(lambda: manifests(world) - before)
+            time.sleep(rng.uniform(0, NEAR / 8))  # then it has ended
+        else:
+            wait_for(lambda: chunks(world) - there)
+            time.sleep(rng.uniform(0, NEAR / 2))
+    finally:
+        running.kill()
+        running.communicate(timeout=60)
+    wait_for(lambda: not victims.of_home(world.home))
+    return bool(manifests(world) - before)
+
+
+def destroy(world: World, snapshot: str) -> None:
+    """As one who wants it gone: holds do not stop him."""
+    quoted = shlex.quote(snapshot)
+    world.machine.script(
+        f'zfs holds -H {quoted} | while read -r _ tag _; do zfs release "$tag" {quoted}; done;'
+        f" zfs destroy {quoted}"
+    )
+
+
+def test_killed_around_the_commit_and_the_snapshot_destroyed(world: World, pool: str) -> None:
+    """What was killed too early stays unfinished, and the next increment begins before it."""
+    rng = random.Random(1)  # noqa: S311 - it shall be the same again
+    data, one = f"{pool}/data", ("--provider", "one")
+    world.machine.script(f"zfs create {data}; cd /{data}; mkdir text many; seq 99999 > noise")
+    base = backup(world, f"{data}@s0", *one)["snapshot"]
+    destroy(world, f"{data}@s0")
+    early = 0
+    for number in range(1, KILLS + 1):
+        change(world, data, number)
+        killed = f"{data}@killed{number}"
+        whole = kill_around_the_commit(world, killed, rng)
+        early += not whole
+        destroy(world, killed)
+        change(world, data, KILLS + number)
+        done = backup(world, f"{data}@s{number}", *one)
+        assert done["type"] == "incremental"
+        assert done["base"] == (f"killed{number}" if whole else base)
+        base = done["snapshot"]
+        destroy(world, f"{data}@{base}")
+    assert 0 < early < KILLS
+    facts = world.facts(data)
+    change_nothing = backup(world, f"{data}@last")  # to both: the next run tidies up
+    assert change_nothing["snapshot"] == "last"
+    backup(world, f"{data}@end")
+    assert len(bookmarks(world, data)) <= KEPT
+    world.offsite("--restore", f"{data}@end", "--as", f"{data}-back", "--provider", "one")
+    assert world.facts(f"{data}-back") == facts
