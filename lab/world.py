@@ -46,7 +46,7 @@ FACTS = r"""
 cd "{mountpoint}"
 find . -xdev -type f -exec sha256sum {{}} + | sort
 find . -xdev ! -type d -exec stat -c '%n %f %s %u %g %y %h' {{}} + | sort
-find . -xdev -type d -exec stat -c '%n %f %u %g %y' {{}} + | sort
+find . -xdev -type d {others} -exec stat -c '%n %f %u %g %y' {{}} + | sort
 find . -xdev -type f -exec getfattr -d {{}} + 2>/dev/null | sed 's|^# file: \./|# file: |' | sort
 find . -xdev -type l -exec readlink {{}} +
 """
@@ -163,7 +163,10 @@ class World:
         mounted = self.machine.run("zfs", "get", "-Ho", "value", "mounted", dataset).stdout.strip()
         if mounted == "no":
             self.machine.run("zfs", "mount", dataset)
-        return self.machine.script(FACTS.format(mountpoint=f"/{dataset}")).stdout
+        listed = self.machine.run("zfs", "list", "-Ho", "name", "-r", "-d", "1", dataset).stdout
+        below = (name.removeprefix(dataset) for name in listed.splitlines()[1:])
+        others = " ".join(f"! -path {shlex.quote(f'.{name}')}" for name in below)  # mounted or not
+        return self.machine.script(FACTS.format(mountpoint=f"/{dataset}", others=others)).stdout
 
     def receipts(self) -> int:
         """Chunks that all providers have, as the journals tell."""

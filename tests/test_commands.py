@@ -88,6 +88,16 @@ def files(folder: Path) -> list[Path]:
     return [path for path in folder.rglob("*") if path.is_file()]
 
 
+def test_the_bookmark_is_made_before_the_stream_begins(home: Home) -> None:
+    """Then no kill is early enough to lose what the next increment stands on."""
+    (done,) = home.offsite("--backup", MONDAY, "--json").json["backups"]
+    mark = f"bookmark {MONDAY} {DATASET}#offsite-{done['backup_id'][-16:]}"
+    order = (home.folder / "calls").read_text().splitlines()
+    (stream,) = home.calls("send")[-1:]
+    assert home.calls("bookmark") == [mark]
+    assert order.index(mark) < order.index(stream)
+
+
 @pytest.mark.parametrize("content", [None, "", "# public key: none\n"])
 def test_without_recipients_nothing_is_sent(home: Home, content: str | None) -> None:
     shutil.rmtree(home.folder / ".config/age")

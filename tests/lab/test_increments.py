@@ -92,6 +92,15 @@ def test_bookmarks_that_nobody_needs_are_tidied(world: World, data: str) -> None
     )
 
 
+def test_an_increment_of_more_than_half_a_full_is_told(world: World, data: str) -> None:
+    backup(world, f"{data}@s1")
+    backup(world, f"{data}@s2")
+    assert "more than half of the full backup" not in log_of(world)
+    world.machine.script(f"dd if=/dev/urandom of=/{data}/more bs=1M count=20 2>/dev/null; sync")
+    assert backup(world, f"{data}@s3")["type"] == "incremental"
+    assert "more than half of the full backup @s1" in log_of(world)
+
+
 def test_full_when_asked_for_and_by_policy(world: World, data: str) -> None:
     backup(world, f"{data}@s0")
     types = []

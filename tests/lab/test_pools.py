@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import signal
 from typing import Any
 
@@ -358,7 +359,9 @@ def test_the_encrypted_root_of_a_pool(world: World, pool: str) -> None:
     world.offsite(*instead.split())
     for name in (f"{pool}/root", *below):
         world.machine.run("zfs", "load-key", "-L", key, name)
-    assert [world.facts(name) for name in (f"{pool}/root", *below)] == facts
+    root, *others = (world.facts(name) for name in (f"{pool}/root", *below))
+    root = re.sub(r"^\./a .*\n", "", root, flags=re.MULTILINE)  # where a was mounted
+    assert [root, *others] == facts
 
 
 def test_a_tree_comes_home_and_nothing_mounts(world: World, pool: str) -> None:

@@ -16,8 +16,7 @@ def read_moment(typed: str) -> datetime:
     Of an hour that comes twice, when the clocks are set back, the second one. Raises UsageError.
     """
     try:
-        moment = _read(typed)
-        return moment.replace(fold=1).astimezone() if moment.tzinfo is None else moment
+        return max(_meanings(typed))
     except (ValueError, OverflowError) as error:
         raise UsageError(
             f"--at {typed!r} is no day or time",
@@ -27,15 +26,18 @@ def read_moment(typed: str) -> datetime:
 
 def told(typed: str) -> str:
     """What ``read_moment`` made of it, with its zone; of an hour that comes twice, which one."""
-    moment, meant = _read(typed), read_moment(typed)
+    meant, other = max(_meanings(typed)), min(_meanings(typed))
     text = f"{meant:%Y-%m-%d %H:%M %Z}"
-    first = meant if moment.tzinfo else moment.replace(fold=0).astimezone()
-    if first >= meant:
+    if f"{meant:%H:%M}" != f"{other:%H:%M}" or meant == other:  # or an hour that is left out
         return text
-    other = first.isoformat("T", "minutes")
-    return f"{text}, not {first:%Z}: that hour comes twice; {other} is the other"
+    first = other.isoformat("T", "minutes")
+    return f"{text}, not {other:%Z}: that hour comes twice; {first} is the other"
 
 
-def _read(typed: str) -> datetime:
+def _meanings(typed: str) -> list[datetime]:
     moment = datetime.fromisoformat(typed)
-    return datetime.combine(moment.date(), time.max) if _DAY.fullmatch(typed) else moment
+    if _DAY.fullmatch(typed):
+        moment = datetime.combine(moment.date(), time.max)
+    if moment.tzinfo is not None:
+        return [moment]
+    return [moment.replace(fold=fold).astimezone() for fold in (0, 1)]
