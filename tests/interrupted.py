@@ -307,7 +307,9 @@ class Machine:
         settings = replace(self.config, chunk_size=chunk_size)
         stop = stop or threading.Event()
         try:
-            yield storing.Run(settings, self.author, self.engine, mirror, stop, self.told)
+            yield storing.Run(
+                settings, self.author, self.engine, mirror, stop, self.told, mark=lambda _: None
+            )
         finally:
             mirror.close()
             repo.settle()

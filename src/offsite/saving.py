@@ -186,7 +186,9 @@ def _perform(
         mirror = Mirror(own, in_flight=member.in_flight, progress=progress)
         stack.callback(progress.finish)
         stack.callback(mirror.close)
-        work = Run(member.config, member.author, engine, mirror, halt, progress)
+        names = [remote.name for remote in task.remotes]
+        mark = partial(marker.before, providers=names)
+        work = Run(member.config, member.author, engine, mirror, halt, progress, mark)
         if task.complete is not None:
             others = [one.share(halt, progress.retry) for one in member.elsewhere.remotes]
             for remote in others:
@@ -195,9 +197,7 @@ def _perform(
         else:
             if task.begun is None:
                 progress.info(tasks.told(task))
-            names = [remote.name for remote in task.remotes]
             subject = _subject(member, source, task)
-            work = replace(work, mark=partial(marker.before, providers=names))
             done = storing.send(work, subject, task.begun, known.previous, names)
     kept = Kept(done.manifest.head, tuple(remote.name for remote in mirror.live))
     marker.after(kept)

@@ -65,7 +65,7 @@ class Run:
     mirror: Mirror
     stop: threading.Event
     progress: Progress
-    mark: Callable[[str], object] = str
+    mark: Callable[[str], object]
 
 
 @dataclass(frozen=True)

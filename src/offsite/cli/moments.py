@@ -26,7 +26,8 @@ def read_moment(typed: str) -> datetime:
 
 def told(typed: str) -> str:
     """What ``read_moment`` made of it, with its zone; of an hour that comes twice, which one."""
-    meant, other = max(_meanings(typed)), min(_meanings(typed))
+    meanings = _meanings(typed)
+    meant, other = max(meanings), min(meanings)
     text = f"{meant:%Y-%m-%d %H:%M %Z}"
     if f"{meant:%H:%M}" != f"{other:%H:%M}" or meant == other:  # or an hour that is left out
         return text
