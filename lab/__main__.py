@@ -7,7 +7,7 @@ from pathlib import Path
 
 from lab import daemon
 from lab.errors import LabError
-from lab.guest import MEMORY, Guest, at_once, boot
+from lab.guest import MEMORY, Guest, boot
 from lab.host import usable
 from lab.process import say
 from lab.recipe.build import ensure, product
@@ -37,7 +37,7 @@ def main() -> int:
         "stop": _stop,
         "run": _run,
         "status": _status,
-        "guests": _guests,
+        "own": _own,
     }
     try:
         return verbs[options.verb](options)
@@ -65,7 +65,7 @@ def _parser() -> argparse.ArgumentParser:
     running.add_argument("--timeout", type=float, default=120, metavar="S", help="in seconds")
     running.add_argument("argv", nargs="+", metavar="CMD", help="after `--`")
     verbs.add_parser("status", help="show what is built and what runs")
-    verbs.add_parser("guests", help="print how many the tests may use at a time on this host")
+    verbs.add_parser("own", help="end with 0 if the host itself has OpenZFS for tests, else 1")
     return parser
 
 
@@ -112,9 +112,8 @@ def _status(_options: Options) -> int:
     return 0
 
 
-def _guests(_options: Options) -> int:
-    print(1 if usable() else at_once())
-    return 0
+def _own(_options: Options) -> int:
+    return 0 if usable() else 1
 
 
 if __name__ == "__main__":

@@ -19,17 +19,9 @@ from lab.recipe import hosttools
 from lab.recipe.build import ensure
 from lab.recipe.release import LATEST
 
-MOST = 4  # guests at a time; more would find nothing to do
-MORE = 1  # than cores: tests of interruptions wait for slow lines, much of the time
 MEMORY = 3072  # MiB, of which a guest takes what it uses; pools may take three quarters of it
 FOLDER_PREFIX = "offsite-lab-"
 SSH_FAILED = 255
-
-
-def at_once() -> int:
-    """How many guests this host bears: each takes its memory, and half as much beside it."""
-    memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") >> 20
-    return max(1, min(len(os.sched_getaffinity(0)) + MORE, memory // (MEMORY * 3 // 2), MOST))
 
 
 class Guest(Machine):

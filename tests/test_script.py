@@ -16,7 +16,10 @@ ROOT = Path(__file__).parent.parent
 PYTHON = """
 echo "$*" >> {log}
 for last; do :; done
-case "$*" in "-m venv "*) mkdir -p "$last/bin" && cp "$0" "$last/bin/python" ;; esac
+case "$*" in
+    "-m venv "*) mkdir -p "$last/bin" && cp "$0" "$last/bin/python" ;;
+    "-m lab own") [ -e {own} ] || exit 1 ;;
+esac
 """
 TOOLS = (
     *("awk", "bash", "cat", "cp", "cut", "dirname", "env", "flock", "grep", "id", "mkdir"),
@@ -39,6 +42,9 @@ class Host:
 
     def is_a(self, machine: str) -> None:
         (self.folder / "bin/uname").write_text(f"#!/bin/sh\necho {machine}\n")
+
+    def has_openzfs(self) -> None:
+        (self.folder / "own").touch()
 
     def fails(self, program: str, where: str = " && exit 7") -> None:
         """Let it end with status 7, always or where this says so."""
@@ -67,13 +73,13 @@ class Host:
     def check_only_the_fast_ones_ran(self) -> None:
         assert "lab build" not in self.asked_of_python
         assert "-m not lab and not soak" in self.asked_of_python
-        assert "-m lab" not in self.asked_of_python
+        assert "-m lab and" not in self.asked_of_python
 
 
 @pytest.fixture
 def host(tmp_path: Path) -> Host:
     fakes = dict.fromkeys(PROGRAMS, "")
-    python = PYTHON.format(log=tmp_path / "log")
+    python = PYTHON.format(log=tmp_path / "log", own=tmp_path / "own")
     fake_system(tmp_path / "bin", uname="echo x86_64", python3=python, **fakes)
     for tool in TOOLS:
         if not (tmp_path / "bin" / tool).exists():
@@ -111,8 +117,21 @@ def test_elsewhere_than_on_x86_the_lab_is_skipped(host: Host) -> None:
     host.is_a("aarch64")
     done = host.run()
     assert (done.returncode, done.stderr) == (0, "")
-    assert "This is aarch64. Skipped: real OpenZFS" in done.stdout
+    assert "Skipped: real OpenZFS" in done.stdout
+    assert "this is aarch64" in done.stdout
     host.check_only_the_fast_ones_ran()
+
+
+def test_the_machine_s_own_openzfs_serves_where_no_lab_can_be_built(host: Host) -> None:
+    host.is_a("aarch64")
+    host.without("apt-get")
+    host.has_openzfs()
+    done = host.run()
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "Real OpenZFS is that of this machine" in done.stdout
+    assert "Skipped" not in done.stdout
+    assert "lab build" not in host.asked_of_python
+    assert "-m lab and not soak -n 1" in host.asked_of_python
 
 
 def test_fast_is_without_the_lab(host: Host) -> None:

@@ -59,12 +59,13 @@ class Proxy:
     """Listens on ``port`` and passes everything to ``upstream``, both on loopback.
 
     ``rate`` limits what passes in both directions together, in bytes a second; ``sent`` counts the
-    bytes that clients sent.
+    bytes that clients sent, ``answered`` those that came back to them.
     """
 
     def __init__(self, upstream: int, *, rate: int | None = None) -> None:
         self.struck = 0
         self.sent = 0
+        self.answered = 0
         self.fault: Fault | None = None
         self.rate = rate
         self._upstream = upstream
@@ -149,6 +150,8 @@ class Proxy:
                 fault = self._marked.pop(client, None)
                 if fault is None:
                     client.sendall(piece)
+                    with self._lock:
+                        self.answered += len(piece)
                 elif fault.after >= len(piece):
                     client.sendall(piece)
                     self._marked[client] = replace(fault, after=fault.after - len(piece))
