@@ -65,7 +65,7 @@ class Run:
         if self._begun_at is None:
             return Phase.BEFORE
         if self._stream is None:
-            return Phase.AFTER
+            return Phase.BEFORE if self._more_to_come else Phase.AFTER
         return Phase.TRANSFER if self._flowed else Phase.BEFORE
 
     @property
@@ -170,6 +170,12 @@ class Run:
     @property
     def _flowed(self) -> bool:
         return self.moved - self._earlier >= FLOWING[self.args[0]]
+
+    @property
+    def _more_to_come(self) -> bool:
+        """Whether the next stream of a chain follows: told where one begins (offsite: receiving)."""
+        told = [line for line in self.log.splitlines() if "Receiving @" in line]
+        return bool(told) and "; then" in told[-1]
 
     def _count_manifests(self) -> int:
         return sum(1 for _ in self._home.glob("*/offsite/backups/*/manifest.age"))
