@@ -11,7 +11,8 @@ import os
 import pty
 import re
 import subprocess
-from collections.abc import Iterator
+from collections import deque
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import pytest
@@ -25,14 +26,23 @@ OF_THEIR_OWN = """\
 set -e
 mount -t tmpfs none /opt
 for folder in bin share; do
-    mkdir -p "$HOME.local/$folder" "$HOME.local/work-$folder"
-    mount -t overlay -o "lowerdir=/usr/local/$folder,upperdir=$HOME.local/$folder,workdir=$HOME.local/work-$folder" \\
-        none "/usr/local/$folder"
+    upper=$HOME.local/$folder
+    mkdir -p "$upper/new" "$upper/work"
+    options=lowerdir=/usr/local/$folder,upperdir=$upper/new,workdir=$upper/work
+    mount -t overlay -o "$options" none "/usr/local/$folder"
 done
 cd "$HOME"
 """
-# New remote b2, of the type alias, to that folder; not the advanced settings; keep it; quit.
-TYPED = "n\nb2\nalias\n{folder}\nn\ny\nq\n"
+# What rclone config asks, and what is typed: a new remote b2, of the type alias, to that folder.
+ASKED = (
+    ("n/s/q>", "n"),
+    ("name>", "b2"),
+    ("Storage>", "alias"),
+    ("remote>", "{folder}"),
+    ("y/n>", "n"),
+    ("y/e/d>", "y"),
+    ("e/n/d/r/c/s/q>", "q"),
+)
 NANO = """\
 #!/bin/sh
 exec sed -i 's|^#RCLONE_REMOTE=.*|RCLONE_REMOTE="b2:my-bucket/zfs"|' "$1"
@@ -73,7 +83,7 @@ def test_the_quick_start(world: World, tmp_path: Path) -> None:
     assert "nano" in lines
     told = on_a_terminal(
         f"{OF_THEIR_OWN}\n{lines}",
-        TYPED.format(folder=cloud),
+        [(asked, typed.format(folder=cloud)) for asked, typed in ASKED],
         {
             "HOME": str(home),
             "PATH": f"{programs}:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
@@ -84,15 +94,19 @@ def test_the_quick_start(world: World, tmp_path: Path) -> None:
         },
     )
     assert "Ready. What is left to do:" in told
-    assert "tank/photos" in told.rpartition("offsite --list")[2] or "tank/photos" in told
+    listed = told.rpartition("is backed up on default.")[2]
+    assert "\x1b[32mcomplete" in listed
+    assert "on default" in listed
     (manifest,) = cloud.glob("my-bucket/zfs/offsite/backups/*/manifest.age")
     assert manifest.stat().st_size
 
 
-def on_a_terminal(script: str, typed: str, environment: dict[str, str]) -> str:
-    """What the shell's lines print; all must end with status 0."""
+def on_a_terminal(
+    script: str, asked: Sequence[tuple[str, str]], environment: Mapping[str, str]
+) -> str:
+    """What the shell's lines print, and are answered; all must end with status 0."""
+    left = deque(asked)
     ours, theirs = pty.openpty()
-    os.write(ours, typed.encode())
     with subprocess.Popen(
         ["unshare", "--mount", "timeout", "--foreground", str(LIMIT), "bash", "-c", script],
         env=environment,
@@ -102,13 +116,21 @@ def on_a_terminal(script: str, typed: str, environment: dict[str, str]) -> str:
         start_new_session=True,
     ) as running:
         os.close(theirs)
-        seen = bytearray()
-        try:
-            while data := os.read(ours, 1 << 16):
-                seen += data
-        except OSError:  # EIO: nobody has the other end open any more
-            pass
+        told, answered = "", 0
+        for piece in pieces_of(ours):
+            told += piece
+            if left and left[0][0] in told[answered:]:
+                os.write(ours, f"{left.popleft()[1]}\n".encode())
+                answered = len(told)
         os.close(ours)
-    told = seen.decode(errors="replace")
     assert running.returncode == 0, told
     return told
+
+
+def pieces_of(terminal: int) -> Iterator[str]:
+    """All that is written to it, until nobody has its other end open."""
+    try:
+        while data := os.read(terminal, 1 << 16):
+            yield data.decode(errors="replace")
+    except OSError:  # EIO
+        return
