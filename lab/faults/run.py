@@ -173,7 +173,7 @@ class Run:
 
     @property
     def _more_to_come(self) -> bool:
-        """Whether the next stream of a chain follows: told where one begins (offsite: receiving)."""
+        """Whether the next stream of a chain follows: told where one begins."""
         told = [line for line in self.log.splitlines() if "Receiving @" in line]
         return bool(told) and "; then" in told[-1]
 
