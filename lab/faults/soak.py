@@ -30,6 +30,7 @@ class Options(argparse.Namespace):
     """The command line, typed."""
 
     minutes: float | None
+    interruptions: int | None
     seed: int
     zfs: str
 
@@ -46,6 +47,8 @@ def main() -> int:
             scores += played
             for score in played:
                 print(report.line(score), *score.leftovers, sep="\n    left over: ", flush=True)
+            if options.interruptions and report.interruptions(scores) >= options.interruptions:
+                break
     except KeyboardInterrupt:
         pass
     print(f"\n{report.table(scores)}")
@@ -57,6 +60,7 @@ def main() -> int:
 def _options() -> Options:
     parser = argparse.ArgumentParser(prog="script/soak", description=__doc__)
     parser.add_argument("--minutes", type=float, help="end after so many (default: at ^C)")
+    parser.add_argument("--interruptions", type=int, help="end after so many, of whole rounds")
     parser.add_argument("--seed", type=int, default=random.SystemRandom().randrange(10**6))
     parser.add_argument("--zfs", choices=VERSIONS, default=VERSIONS[0], help="OpenZFS version")
     return parser.parse_args(namespace=Options())

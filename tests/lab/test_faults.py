@@ -30,25 +30,35 @@ case $1 in receive) sleep 20 ;; esac
 def test_nothing_is_lost_whoever_is_killed(
     world: World, pool: str, subject: Subject, scores: list[Score]
 ) -> None:
+    mine = interrupt(world, pool, subject, INTERRUPTIONS)
+    scores += mine
+
+    check(world, mine, INTERRUPTIONS)
+    assert report.in_transfer(mine) >= 0.6 * len(report.faults(mine))
+    assert sum(score.resumed for score in mine) >= 0.4 * report.interruptions(mine)
+
+
+def interrupt(world: World, pool: str, subject: Subject, enough: int) -> list[Score]:
+    """Backups and restores of it, until so many of them were interrupted."""
     dataset = f"{pool}/{subject.name}"
     subject.make(world, dataset)
     narrow = matrix.prepare(world, dataset)
     mine: list[Score] = []
     for number in range(ROUNDS):
-        missing = INTERRUPTIONS - report.interruptions(mine)
+        missing = enough - report.interruptions(mine)
         if missing <= 0:
             break
         seed = SEED + number
         mine += matrix.play(world, subject, dataset, narrow, seed=seed, interruptions=missing)
-    scores += mine
+    return mine
 
+
+def check(world: World, mine: list[Score], enough: int) -> None:
+    """Nothing was lost, nothing is left, and every process of the data path was killed."""
     assert [score.leftovers for score in mine] == [[] for _ in mine]
     assert all(score.identical and not score.lost for score in mine)
-    interruptions, faults = report.interruptions(mine), report.faults(mine)
-    assert interruptions >= INTERRUPTIONS
-    assert report.in_transfer(mine) >= 0.6 * len(faults)
-    assert sum(score.resumed for score in mine) >= 0.4 * interruptions
-    victims = {fault.victim for fault in faults}
+    assert report.interruptions(mine) >= enough
+    victims = {fault.victim for fault in report.faults(mine)}
     assert victims >= {*Victim} - ({Victim.SSH} if not world.machine.zfs_settings() else set())
 
 
