@@ -17,6 +17,7 @@ from offsite.marks import Kept
 from offsite.standing import Standing
 from offsite.tasks import Source
 from offsite.zfs.bookmarks import Point
+from offsite.zfs.records import Feature
 from tests import repo
 from tests.interrupted import DATASET, Provider, Told
 from tests.test_standing import OURS, THEIRS, complete, made_of
@@ -38,7 +39,7 @@ def point(name: str, mark: str = "@") -> Point:
 
 def stored(
     name: str, on: Backup | None = None, *, where: Sequence[str] = ALL, raw: bool = False,
-    recipients: str = OURS, number: int = 0, flags: Sequence[str] = ("-L",),
+    recipients: str = OURS, number: int = 0, flags: Sequence[str] = ("-L",), features: int = 0,
 ) -> Backup:  # fmt: skip
     """A complete backup of the snapshot ``name``."""
     one = made_of(SNAPSHOTS[name], number or 10 + NAMES.index(name), recipients=recipients)
@@ -48,7 +49,8 @@ def stored(
         below = on.manifest.head
         base = manifest.Base(below.snapshot.guid, below.snapshot.name, below.id)
         head = msgspec.structs.replace(head, base=base)
-    sent = msgspec.structs.replace(head.send, flags=["-w"] if raw else list(flags))
+    made_with = ["-w"] if raw else list(flags)
+    sent = msgspec.structs.replace(head.send, flags=made_with, features=features)
     head = msgspec.structs.replace(head, send=sent)
     return complete(replace(one, head=head, providers=tuple(where)))
 
@@ -59,9 +61,11 @@ def trust(_: Point) -> None:
 
 def choose(
     there: Sequence[Backup], points: Sequence[Point], policy: Policy = POLICY, gone: str = "",
-    doubt: Callable[[Point], str | None] = trust,
+    doubt: Callable[[Point], str | None] = trust, features: int | None = None,
 ) -> Choice:  # fmt: skip
-    stock = Stock(there, lambda one: one.id != gone, doubt)
+    """``features``: those of the stream that zfs would send from any point."""
+    found = None if features is None else Feature(features)
+    stock = Stock(there, lambda one: one.id != gone, doubt, lambda *_: found)
     return bases.choose(stock, points, SNAPSHOTS["e"].createtxg, policy)
 
 
@@ -137,6 +141,32 @@ def test_a_chain_whose_flags_this_zfs_lacks() -> None:
         None, "it was sent with -L, which this zfs send does not know"
     )
     assert named(choose([A], EVERY, replace(POLICY, lacks=frozenset({"-c"})))) == "@a"
+
+
+LARGE, ZSTD = Feature.LARGE_BLOCKS, Feature.ZSTD
+
+
+def test_large_blocks_that_got_lost() -> None:
+    """Whichever link had them, zfs receive demands them of all that come after it."""
+    below = stored("a", features=LARGE | ZSTD)
+    without = stored("b", below, features=ZSTD)  # made before this was looked at
+    for there in ([below], [below, without]):
+        found = choose(there, EVERY, features=ZSTD)
+        assert named(found) is None
+        assert "was sent with large blocks and has none here any more" in found.why
+        assert named(choose(there, EVERY, features=LARGE)) is not None
+        assert named(choose(there, EVERY)) is not None  # nothing is known: a rehearsal
+    with pytest.raises(UsageError, match="cannot serve: tank/photos@a was sent with large blocks"):
+        choose([below], EVERY, replace(POLICY, named="@a"), features=0)
+
+
+def test_an_older_base_without_large_blocks_serves() -> None:
+    """They came with a later link; and what else a stream has comes and goes with its contents."""
+    below = stored("a", features=ZSTD)
+    large = stored("b", below, features=LARGE)
+    found = choose([below, large], EVERY, features=0)
+    assert (named(found), "large blocks" in found.why) == ("@a", True)
+    assert named(choose([below], EVERY, features=LARGE)) == "@a"
 
 
 def test_policy() -> None:

@@ -185,6 +185,11 @@ LOCAL = [
         f"{INCREMENT}most recent snapshot of u does not\nmatch incremental source",
         "the target has changed since the base of this increment",
     ),
+    (
+        "receive",
+        f"{INCREMENT}incremental send stream requires -L (--large-block), to match previous receive.",
+        "the increment has no large blocks, and what it stands on has: it cannot be received",
+    ),
     ("receive", f"{NEWFS}checksum mismatch", "the stream is damaged (checksum mismatch)"),
     ("receive", f"{NEWFS}incomplete stream", "the stream ended early or is damaged"),
     (

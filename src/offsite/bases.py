@@ -6,6 +6,8 @@ provider holds every backup it stands on, down to a full one, whole.
 
 from __future__ import annotations
 
+import functools
+import operator
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -15,8 +17,12 @@ from offsite.catalog import Backup
 from offsite.errors import IntegrityError, UsageError
 from offsite.manifest import Head
 from offsite.zfs.bookmarks import Point
+from offsite.zfs.records import Feature
 
 _NEAR = 5  # candidates named in a refusal
+# Of a send stream: what zfs receive demands of an increment if it ever received it before
+# (recv_check_large_blocks in OpenZFS module/zfs/dmu_recv.c). See ARCHITECTURE.md for the others.
+_KEPT = Feature.LARGE_BLOCKS
 
 
 @dataclass(frozen=True)
@@ -70,12 +76,14 @@ class Stock:
     """The ``complete`` backups of one provider.
 
     ``held`` tells whether it really has all objects of one; ``doubt``, why the snapshot to back up
-    may not stand on a point of the source.
+    may not stand on a point of the source; ``features``, those of its stream from that point with
+    these flags (None: there is no snapshot yet).
     """
 
     complete: Sequence[Backup]
     held: Callable[[Backup], bool]
     doubt: Callable[[Point], str | None]
+    features: Callable[[Point, tuple[str, ...]], Feature | None]
 
     def of(self, point: Point) -> list[Backup]:
         """The backups of a point, the newest first."""
@@ -149,7 +157,23 @@ def _usable(point: Point, backup: Backup, stock: Stock, policy: Policy) -> Base 
     chain = _chain(backup, stock)
     if chain is None:
         return f"{head.dataset.name}@{head.snapshot.name} is not whole there any more"
-    return stock.doubt(point) or Base(point, chain)
+    base = Base(point, chain)
+    return stock.doubt(point) or _lost(base, stock) or base
+
+
+def _lost(base: Base, stock: Stock) -> str | None:
+    """Why zfs would not receive the increment: its stream lacks what is in its chain's."""
+    had = functools.reduce(operator.or_, (one.manifest.head.send.features for one in base.chain))
+    if not had & _KEPT:
+        return None
+    features = stock.features(base.point, base.flags)
+    if features is None or features & _KEPT:
+        return None
+    head = base.parent.manifest.head
+    return (
+        f"{head.dataset.name}@{head.snapshot.name} was sent with large blocks and has none here any"
+        " more: an increment could not be received"
+    )
 
 
 def _chain(backup: Backup, stock: Stock) -> tuple[Backup, ...] | None:

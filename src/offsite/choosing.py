@@ -6,7 +6,6 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from functools import partial
 
 from offsite import bases
 from offsite.catalog import Backup
@@ -17,7 +16,7 @@ from offsite.progress import Progress
 from offsite.remote import Remote
 from offsite.standing import Standing
 from offsite.tasks import Source, Task
-from offsite.zfs import bookmarks, datasets, swaps
+from offsite.zfs import bookmarks, datasets
 from offsite.zfs.command import Zfs
 from offsite.zfs.datasets import Snapshot
 
@@ -153,5 +152,5 @@ def _stands_at(known: Standing, source: Source, remote: Remote, task: Task) -> i
 
 
 def _source(zfs: Zfs, snapshot: Snapshot, label: str, *, made: bool = False) -> Source:
-    points = tuple(bookmarks.list_points(zfs, snapshot.dataset))
-    return Source(snapshot, label, points, made=made, is_past=partial(swaps.is_past, zfs))
+    points = bookmarks.list_points(zfs, snapshot.dataset)
+    return Source.on(zfs, snapshot, label, points, made=made)

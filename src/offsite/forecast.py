@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-from functools import partial
 
 from offsite.bases import Base
 from offsite.catalog import Backup
@@ -11,7 +10,7 @@ from offsite.config import Config
 from offsite.storing import Result
 from offsite.subject import send_flags
 from offsite.tasks import Source, Task
-from offsite.zfs import abilities, bookmarks, datasets, swaps
+from offsite.zfs import abilities, bookmarks, datasets
 from offsite.zfs.command import Zfs
 from offsite.zfs.datasets import Dataset, Snapshot
 
@@ -19,10 +18,9 @@ from offsite.zfs.datasets import Dataset, Snapshot
 def source(zfs: Zfs, dataset: Dataset, snapshot: str) -> Source:
     """The snapshot, which need not exist."""
     found = datasets.find_snapshot(zfs, f"{dataset.name}@{snapshot}")
-    points = tuple(bookmarks.list_points(zfs, dataset.name))
+    points = bookmarks.list_points(zfs, dataset.name)
     wanted = found or Snapshot(dataset.name, snapshot, 0, sys.maxsize, 0)
-    is_past = partial(swaps.is_past, zfs)
-    return Source(wanted, snapshot, points, made=found is None, is_past=is_past)
+    return Source.on(zfs, wanted, snapshot, points, made=found is None)
 
 
 def result_of(config: Config, zfs: Zfs, dataset: Dataset, source: Source, task: Task) -> Result:

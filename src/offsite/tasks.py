@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 
 from offsite import bases, lineage, repository, standing
 from offsite.bases import Choice, Policy, Stock
@@ -13,8 +14,11 @@ from offsite.manifest import Head
 from offsite.progress import Progress
 from offsite.remote import Remote
 from offsite.standing import Standing
+from offsite.zfs import peek, swaps
 from offsite.zfs.bookmarks import Point
+from offsite.zfs.command import Zfs
 from offsite.zfs.datasets import Snapshot
+from offsite.zfs.records import Feature
 
 
 @dataclass(frozen=True)
@@ -37,8 +41,8 @@ class Task:
         return self.choice.base.point.guid if self.choice.base else None
 
 
-def _unknown(_: Point, __: int) -> None:
-    """No log tells."""
+def _unknown(*_: object) -> None:
+    """Nobody tells."""
 
 
 @dataclass(frozen=True)
@@ -46,7 +50,7 @@ class Source:
     """The snapshot to back up, the name to store it under, and what else the source has.
 
     ``given``: it is the one that the user named. ``made`` just now, so that it was not received.
-    ``is_past``: see zfs/swaps.py.
+    ``is_past``: see zfs/swaps.py; ``features``: bases.Stock.
     """
 
     snapshot: Snapshot
@@ -55,6 +59,25 @@ class Source:
     given: bool = False
     made: bool = False
     is_past: Callable[[Point, int], bool | None] = _unknown
+    features: Callable[[Point, tuple[str, ...]], Feature | None] = _unknown
+
+    @classmethod
+    def on(
+        cls,
+        zfs: Zfs,
+        snapshot: Snapshot,
+        label: str,
+        points: Sequence[Point],
+        *,
+        made: bool,
+    ) -> Source:
+        """With what this zfs tells of its past and of its streams."""
+
+        def features(point: Point, flags: tuple[str, ...]) -> Feature | None:
+            return peek.begin(zfs, snapshot, point, flags).features if snapshot.guid else None
+
+        is_past = partial(swaps.is_past, zfs)
+        return cls(snapshot, label, tuple(points), made=made, is_past=is_past, features=features)
 
     def point(self, guid: int) -> Point | None:
         """The snapshot, rather than the bookmark, with this guid."""
@@ -169,7 +192,7 @@ def _shelf(
             seen[backup.id] = _is_held(remote, backup, progress)
         return seen[backup.id]
 
-    stock = Stock(there, held, source.doubt)
+    stock = Stock(there, held, source.doubt, source.features)
     choice = bases.choose(stock, source.points, source.snapshot.createtxg, policy)
     return _Shelf(remote.name, stock, choice, policy)
 

@@ -203,6 +203,40 @@ def test_what_users_do(world: World, data: str, story: str, kind: str, why: str)
     check_restored(world, data, "s2", world.facts(data))
 
 
+PLAIN_COPY = "zfs send {0}@s1 | zfs receive {0}-copy; zfs destroy -r {0}; zfs rename {0}-copy {0}"
+
+
+def check_full_for_large_blocks(world: World, data: str) -> None:
+    """The next backup is a full one, told why, and the base of the one after it."""
+    world.machine.script(f"zfs mount {data} 2>/dev/null || true; mkdir -p /{data}/text")
+    change(world, data, 1)
+    planned = world.offsite("--backup", f"{data}@s2", "--dry-run", "--json").json["backup"]
+    assert planned["type"] == "incremental"  # the snapshot is not there yet
+    done = backup(world, f"{data}@s2")
+    check_restored(world, data, "s2", world.facts(data))
+    assert done["type"] == "full"
+    assert "@s1 was sent with large blocks and has none here any more" in log_of(world)
+    change(world, data, 2)
+    assert backup(world, f"{data}@s3")["base"] == "s2"
+    check_restored(world, data, "s3", world.facts(data))
+
+
+def test_a_plain_copy_came_back(world: World, data: str) -> None:
+    """It has the same snapshot, its blocks cut up: zfs receive refuses an increment from there."""
+    backup(world, f"{data}@s1")
+    world.machine.script(PLAIN_COPY.format(data))
+    check_full_for_large_blocks(world, data)
+
+
+def test_a_restored_dataset_has_no_large_blocks_any_more(world: World, data: str) -> None:
+    """Where zfs receive does not activate the feature, before 2.4.1."""
+    world.machine.script(f"cd /{data}; rm -r noise text hardlink sparse hole; sync")
+    backup(world, f"{data}@s1")
+    world.machine.run("zfs", "destroy", "-r", data)
+    world.offsite("--restore", data)
+    check_full_for_large_blocks(world, data)
+
+
 def test_a_clone_was_promoted(world: World, pool: str) -> None:
     """It has the snapshots and bookmarks now, and the past that they tell of."""
     data, clone = f"{pool}/notes", f"{pool}/clone"

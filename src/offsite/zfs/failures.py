@@ -194,6 +194,11 @@ _RECEIVE = (
         "the target has changed since the base of this increment",
         "receive into another dataset",
     ),
+    _Known(
+        r"incremental send stream requires -L",
+        "the increment has no large blocks, and what it stands on has: it cannot be received",
+        "restore the point before it, and back up the source anew: --full",
+    ),
     _Known(r"checksum mismatch(?! or)", "the stream is damaged (checksum mismatch)"),
     _Known(
         r"checksum mismatch or incomplete stream|incomplete stream|failed to read from stream",
