@@ -79,6 +79,16 @@ LOCAL = [
         "cannot receive new filesystem stream: dataset is busy",
         "the target is in use",
     ),
+    *[
+        (verb, f"cannot {says}: pool is read-only", "the pool is imported read-only")
+        for verb, says in (
+            ("snapshot", "create snapshots "),
+            ("hold", "hold"),
+            ("bookmark", "create bookmark 't/a#c'"),
+            ("receive", "receive new filesystem stream"),
+            ("set", "set property for 't/a'"),
+        )
+    ],
     ("send", "invalid option 'Y'\nusage:\n\tsend [-DnPpRVvLecwhb]", "this ZFS is too old"),
     ("version", "unrecognized command 'version'\nusage: zfs command", "this ZFS is too old"),
     (
@@ -187,7 +197,7 @@ LOCAL = [
     ),
     (
         "receive",
-        f"{INCREMENT}incremental send stream requires -L (--large-block), to match previous receive.",
+        f"{INCREMENT}incremental send stream requires -L (--large-block), to match previous ...",
         "the increment has no large blocks, and what it stands on has: it cannot be received",
     ),
     ("receive", f"{NEWFS}checksum mismatch", "the stream is damaged (checksum mismatch)"),

@@ -63,6 +63,20 @@ def test_zpool_is_run_as_zfs_is() -> None:
     ]
 
 
+def test_a_pool_that_was_imported_read_only(zfs: Zfs, tmp_path: Path) -> None:
+    for told, is_so in (("on\n", True), ("off\n", False), ("", False)):
+        (tmp_path / "told").write_text(told)
+        assert pools.is_read_only(zfs, "tank") is is_so
+    calls = (tmp_path / "calls").read_text()
+    assert calls.splitlines()[0] == "zpool get -Hpo value readonly tank"
+    (tmp_path / "told").write_text("on\n")
+    with pytest.raises(UsageError, match="tank is imported read-only: nothing can be restored"):
+        fits.check_writable(zfs, "tank/new")
+    (tmp_path / "zpool").unlink()
+    assert pools.is_read_only(zfs, "tank") is False
+    assert pools.is_read_only(Zfs(("/opt/my-zfs",)), "tank") is False
+
+
 def test_features(zfs: Zfs, tmp_path: Path) -> None:
     assert pools.features(zfs, "tank") == HAS
     calls = (tmp_path / "calls").read_text()

@@ -13,6 +13,7 @@ from offsite.errors import UsageError
 from offsite.landing import Landing, Step
 from offsite.manifest import Head, Manifest
 from offsite.zfs import names, pools, targets
+from offsite.zfs.command import Zfs
 
 
 class RootError(UsageError):
@@ -73,6 +74,18 @@ def check_room(found: Landing, need: Need) -> str | None:
     if free >= min(least, most):
         return f"{needs}: it may become full, if the target does not compress"
     raise UsageError(f"not enough room: {needs}", hint="free some space, or choose another --as")
+
+
+def check_writable(zfs: Zfs, dataset: str) -> None:
+    """Raise UsageError if its pool takes nothing in."""
+    pool = names.pool_of(dataset)
+    if pools.is_read_only(zfs, pool):
+        name = shlex.quote(pool)
+        raise UsageError(
+            f"{pool} is imported read-only: nothing can be restored there; it was not touched",
+            hint=f"import it for writing: zpool export {name} && zpool import {name};"
+            " or restore into another pool: --as POOL/NAME",
+        )
 
 
 def check_features(found: Landing, manifests: Collection[Manifest]) -> str | None:

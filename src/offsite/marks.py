@@ -12,6 +12,7 @@ from offsite.zfs import bookmarks, datasets
 from offsite.zfs.bookmarks import Point
 from offsite.zfs.command import Zfs
 from offsite.zfs.datasets import Snapshot
+from offsite.zfs.failures import is_read_only
 
 _SPARE = 2  # bases kept for every provider: the newest may turn out to be damaged there
 
@@ -36,7 +37,9 @@ class Marker:
         self._zfs, self._snapshot, self._host = zfs, snapshot, host
         self._older = [one for one in points if one.held and one.guid != snapshot.guid]
         self._progress = progress
+        self._marked = any(one.is_bookmark and one.guid == snapshot.guid for one in points)
         self._bookmarked: bool | None = None
+        self._read_only = False
 
     def before(self, backup_id: str, providers: Sequence[str]) -> None:
         """Before the stream begins: no kill after it, however early, loses the base then.
@@ -55,7 +58,7 @@ class Marker:
         zfs = self._zfs.uninterrupted
         if self._bookmarked is None:
             self._mark(zfs, kept.head.id, kept.providers)
-        if not self._bookmarked:
+        if not (self._bookmarked or self._read_only):
             self._let_go(zfs, kept.providers)
 
     def _mark(self, zfs: Zfs, backup_id: str, providers: Sequence[str]) -> None:
@@ -66,12 +69,24 @@ class Marker:
             raise
         except OffsiteError as error:
             self._bookmarked = False
+            self._read_only = is_read_only(error)
+            if self._read_only:
+                self._tell_read_only()
+                return
             self._progress.info(
                 f"{name} cannot be bookmarked ({error}): it is held for the next backup"
             )
             self._hold(zfs, providers)
         else:
             self._bookmarked = True
+
+    def _tell_read_only(self) -> None:
+        name = self._snapshot.full_name
+        if not self._marked:
+            self._progress.warning(
+                f"the pool is imported read-only: {name} can be neither held nor bookmarked;"
+                " keep it for the next backup"
+            )
 
     def _hold(self, zfs: Zfs, providers: Sequence[str]) -> None:
         name = self._snapshot.full_name
@@ -155,7 +170,10 @@ def tidy(
                     datasets.release(zfs, point.full_name, _tag(host, provider))
         except StoppedError:
             return
-        except OffsiteError as error:  # it takes the permission to destroy, which few give away
+        except OffsiteError as error:
+            if is_read_only(error):
+                return
+            # It takes the permission to destroy, which few give away.
             progress.info(f"{point.full_name} is not needed any more ({error})")
 
 

@@ -241,6 +241,7 @@ def preview(job: Job) -> Result:
 
 def _look(zfs: Zfs, target: str, request: Request) -> tuple[Landing, Swap | None]:
     """Where the restore goes; what it must not touch is refused before the first byte moves."""
+    fits.check_writable(zfs, target)
     found, later = landing.look(zfs, target), None
     if request.replace:
         found, later = swap.prepare(zfs, found, datetime.now().astimezone().date())

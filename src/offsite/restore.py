@@ -172,6 +172,7 @@ def _check_single(request: Request) -> None:
 
 def _look_at_all(work: _Work) -> None:
     """Refuse before the first byte moves; what cannot be had is lost, and told."""
+    fits.check_writable(work.zfs, work.root)
     found = {target: landing.look(work.zfs, target) for target in work.places}
     for target, backup in work.places.items():
         try:

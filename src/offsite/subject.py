@@ -23,6 +23,7 @@ from offsite.zfs import abilities, datasets
 from offsite.zfs.bookmarks import Point
 from offsite.zfs.command import Zfs
 from offsite.zfs.datasets import Dataset, Snapshot
+from offsite.zfs.failures import is_read_only
 
 _LEVEL = re.compile(r"(?P<name>zstd|gzip)(?:-(?P<level>[0-9]+))?")
 _LEVELS = {"zstd": 3, "gzip": 6}  # where the property names none (zfsprops(7))
@@ -104,9 +105,10 @@ class Subject:
                     datasets.hold(self.zfs, full, tag)
             except ZfsError as error:
                 held.pop()
-                progress.warning(
-                    f"{full} cannot be held ({error}); do not destroy it during the backup"
-                )
+                if not is_read_only(error):  # then nobody can destroy it; marks.py tells of it
+                    progress.warning(
+                        f"{full} cannot be held ({error}); do not destroy it during the backup"
+                    )
             yield
         finally:
             for tag in held:

@@ -166,6 +166,7 @@ def _to_zfs(job: _Job, config: Config) -> Result:
 def _check_target(zfs: Zfs, job: _Job) -> None:
     """Raise UsageError unless a new dataset can be made there, that has room."""
     target = job.target
+    fits.check_writable(zfs, target)
     found = landing.look(zfs, target)
     if found.exists or found.blank:
         raise UsageError(

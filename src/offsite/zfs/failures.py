@@ -24,6 +24,7 @@ class Reason(enum.Enum):
     TAG_EXISTS = enum.auto()  # held already under this tag
     TAG_MISSING = enum.auto()  # not held under this tag
     TOO_OLD = enum.auto()  # this zfs does not know the command
+    READ_ONLY = enum.auto()  # the pool was imported so
     BUSY = enum.auto()  # somebody else uses the dataset just now
     MISFIT = enum.auto()  # the stream's beginning is refused: EINVAL, whatever zfs makes of it
     UNSERVED = enum.auto()  # there is no going on from this resume token, now or later
@@ -36,6 +37,11 @@ class CommandError(ZfsError):
     def __init__(self, message: str, *, hint: str | None, reason: Reason) -> None:
         super().__init__(message, hint=hint)
         self.reason = reason
+
+
+def is_read_only(error: Exception) -> bool:
+    """Whether zfs refused because the pool was imported read-only."""
+    return isinstance(error, CommandError) and error.reason is Reason.READ_ONLY
 
 
 @dataclass(frozen=True)
@@ -114,6 +120,13 @@ _COMMON = (
         r"pool I/O is currently suspended|pool is unavailable|one or more devices is currently un",
         "the pool is suspended or unavailable",
         "see: zpool status -x",
+    ),
+    _Known(
+        r"pool is read-only",
+        "the pool is imported read-only",
+        "a snapshot that is there can be backed up; for all else import it for writing:"
+        " zpool export POOL && zpool import POOL",
+        Reason.READ_ONLY,
     ),
     _Known(
         r"incremental source \(?(?P<name>.*?)\)? (?:does not exist|no longer exists|could not)",

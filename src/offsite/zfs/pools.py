@@ -44,6 +44,18 @@ def features(zfs: Zfs, pool: str) -> Mapping[str, str] | None:
     return {row[0].removeprefix(_PREFIX): row[1] for row in rows if len(row) > 1} or None
 
 
+def is_read_only(zfs: Zfs, pool: str) -> bool:
+    """Whether it was imported so (zpool import -o readonly=on); no, if that cannot be had."""
+    check_dataset_name(pool)
+    zpool = zfs.zpool
+    try:
+        return zpool is not None and zpool.run("get", "-Hpo", "value", "readonly", pool) == "on\n"
+    except StoppedError:
+        raise
+    except OffsiteError:
+        return False
+
+
 def lacking(has: Mapping[str, str], stream: int) -> dict[str, State]:
     """The features that a stream with these feature flags needs and the pool does not have.
 
