@@ -212,7 +212,7 @@ def test_an_unfinished_backup(saved: dict[str, bytes]) -> None:
     found = unfinished(saved, chunk_name(3))
     sizes = [len(saved[object_path(IDS[0], chunk_name(number))]) for number in range(3)]
     assert (found.held, found.held_bytes, found.signed) == (3, sum(sizes), None)
-    row = listing._row(found)
+    (row,) = listing._rows([found])
     # By the head's estimate of 20,000 bytes: what the indexes say is not read for a list.
     assert (row.percent, row.complete, row.status) == (61, False, "unfinished")
     assert (row.dataset, row.snapshot, row.host) == (repo.DATASET, "monday", "nas")
@@ -222,7 +222,7 @@ def test_an_unfinished_backup(saved: dict[str, bytes]) -> None:
 def test_one_that_stopped_before_its_first_index(saved: dict[str, bytes]) -> None:
     found = unfinished(saved, index_name(0))
     assert (found.head, found.note) == (None, "stopped before it began")
-    row = listing._row(found)
+    (row,) = listing._rows([found])
     assert (row.percent, row.created, row.dataset) == (None, "2026-01-10T12:00:00Z", "")
 
 
@@ -239,16 +239,16 @@ def test_percent_is_never_100_before_the_end(held: int, estimate: int, percent: 
 def test_rows_of_whole_and_foreign_backups(saved: dict[str, bytes]) -> None:
     remote = holding("one", saved, 0)
     (whole,) = repo.listed([remote], KEYS.keyring()).backups
-    row = listing._row(whole)
+    (row,) = listing._rows([whole])
     assert (row.percent, row.complete, row.status, row.note) == (100, True, "complete", "")
     assert (row.chunks, row.stream_bytes) == (4, len(STREAM))
     (foreign,) = repo.listed([remote], Keys(KEYS.identity).keyring()).backups
-    row = listing._row(foreign)
+    (row,) = listing._rows([foreign])
     assert (row.complete, row.status) == (False, "untrusted")
     fingerprint = sshsig.fingerprint(KEYS.public)
     assert row.note == f"signed by {fingerprint}, not known here"
     (sealed,) = repo.listed([remote], Keys().keyring()).backups
-    row = listing._row(sealed)
+    (row,) = listing._rows([sealed])
     assert (row.status, row.dataset, row.note) == ("sealed", "", "no key here opens it")
 
 

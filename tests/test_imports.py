@@ -28,6 +28,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
         "tasks",
         "trees",
     ),
+    ("histories",),
     ("bases", "chain", "elsewhere", "lineage", "marks", "standing"),
     ("catalog", "connect", "history", "indexes", "legacy", "rejoin", "relay"),
     ("budget", "journal", "pipeline", "repository", "slots", "sources", "workers"),

@@ -260,6 +260,7 @@ ROW = listing.Row(
     providers=("bb", "scw"),
     status="complete",
     note="",
+    point="auto-20251123",
 )
 UNFINISHED = listing.Row(
     **{**vars(ROW), "complete": False, "percent": 42, "status": "unfinished", "note": "stopped"}
@@ -285,6 +286,26 @@ def test_list(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
         "tank/a auto-20251123 full 2025-11-23 04:41 480 MiB 228 MiB 15 unfinished 42 % bb, scw",
         "tank/a@auto-20251123: stopped",
     ]
+
+
+def test_two_histories_under_one_name(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Only where the name will not do the table tells what will."""
+    note = "of another dataset, which had this name before"
+    twin = replace(ROW, point="20251123t044100", note=note)
+    rows = (replace(ROW, snapshot="other", point="other", note=note), twin)
+    stub(monkeypatch, listing, telling(*rows))
+    assert cli.main(["--list"]) == 0
+    lines = [" ".join(line.split()) for line in capfd.readouterr().out.splitlines()]
+    assert [line.partition(" full")[0] for line in lines[1:3]] == [
+        "tank/a other",
+        "tank/a auto-20251123 (@20251123t044100)",
+    ]
+    assert lines[3:] == [f"tank/a@other, tank/a@20251123t044100: {note}"]
+    assert cli.main(["--list", "--json"]) == 0
+    found = json.loads(capfd.readouterr().out)["backups"]
+    assert [row["point"] for row in found] == ["other", "20251123t044100"]
 
 
 class Terminal(io.StringIO):

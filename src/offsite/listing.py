@@ -6,7 +6,7 @@ import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from offsite import catalog, connect, legacy, sshsig
+from offsite import catalog, connect, histories, legacy, sshsig
 from offsite.catalog import Backup
 from offsite.config import Config
 from offsite.errors import OffsiteError, StoppedError
@@ -18,6 +18,8 @@ from offsite.remote import Remote
 class Row:
     """One backup. Sizes in bytes, ``created`` (the snapshot's time) RFC 3339 in UTC.
 
+    ``point``: what a restore takes behind the @, where the name alone will not do a part of the id.
+    ``guid`` (the snapshot's) and ``dataset_guid`` are decimal, as zfs tells them; empty: not known.
     ``percent``: of the chunks that are stored, None where nobody knows how many there will be.
     ``status`` is catalog.Status or ``legacy`` (made by the older tool: unsigned, sizes from names).
     """
@@ -36,6 +38,9 @@ class Row:
     providers: tuple[str, ...]
     status: str
     note: str
+    point: str = ""
+    guid: str = ""
+    dataset_guid: str = ""
 
 
 @dataclass(frozen=True)
@@ -62,7 +67,7 @@ def run(
         found = catalog.read(remotes, keyring)
         readable = [one for one in remotes if one.name not in found.problems]
         older, unread = _legacy_rows(readable, progress, dataset)
-    rows = [*older, *(_row(backup) for backup in found.backups)]
+    rows = [*older, *_rows(found.backups)]
     wanted = [row for row in rows if _is_of(row, dataset) and host in {None, row.host}]
     return Listing(tuple(wanted), {**failed, **found.problems, **unread})
 
@@ -74,7 +79,12 @@ def _is_of(row: Row, dataset: str | None) -> bool:
     return row.status == "legacy" and row.dataset == legacy.label(dataset)
 
 
-def _row(backup: Backup) -> Row:
+def _rows(backups: Sequence[Backup]) -> list[Row]:
+    points, notes = histories.points(backups), histories.notes(backups)
+    return [_row(one, points[one.id], notes.get(one.id, "")) for one in backups]
+
+
+def _row(backup: Backup, point: str, past: str) -> Row:
     head = backup.head
     done = backup.signed.document if backup.signed is not None else None
     return Row(
@@ -91,7 +101,10 @@ def _row(backup: Backup) -> Row:
         chunks=done.chunks if done else backup.held,
         providers=backup.providers,
         status=backup.status,
-        note=_note(backup),
+        note="; ".join(filter(None, (_note(backup), past))),
+        point=point,
+        guid=str(head.snapshot.guid) if head else "",
+        dataset_guid=str(head.dataset.guid) if head else "",
     )
 
 
@@ -137,6 +150,7 @@ def _legacy_row(one: legacy.LegacyBackup, provider: str) -> Row:
         host="",
         dataset=one.dataset,
         snapshot=one.snapshot,
+        point=one.snapshot,
         type="full",
         created="",
         complete=False,

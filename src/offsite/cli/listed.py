@@ -63,7 +63,7 @@ def _table(rows: Sequence[listing.Row], *, with_host: bool) -> Table:
     for row in rows:
         table.add_row(
             Text(printable(row.dataset or "?")),
-            Text(printable(row.snapshot or "?")),
+            Text(printable(_snapshot(row))),
             *([Text(printable(row.host))] if with_host else []),
             Text(printable(row.type)),
             _created(row),
@@ -77,7 +77,7 @@ def _table(rows: Sequence[listing.Row], *, with_host: bool) -> Table:
 
 
 def _entry(row: listing.Row, *, with_host: bool) -> RenderResult:
-    yield Text(printable(_name(row)), "bold")
+    yield Text(printable(f"{row.dataset or row.id}@{_snapshot(row)}"), "bold")
     made = f" made {figures.local_time(row.created)}" if row.created else ""
     host = f" on {row.host}" if with_host and row.host else ""
     facts = Text(printable(f"{row.type}{made}{host}, "))
@@ -97,7 +97,15 @@ def _nothing(dataset: str | None, readable: Sequence[str]) -> Text:
 
 
 def _name(row: listing.Row) -> str:
-    return f"{row.dataset or row.id}@{row.snapshot or '?'}"
+    """As a restore takes it."""
+    return f"{row.dataset or row.id}@{row.point if row.dataset else '?'}"
+
+
+def _snapshot(row: listing.Row) -> str:
+    """Its name, and what tells it apart from another one of that name."""
+    if not row.snapshot or row.point == row.snapshot:
+        return row.snapshot or "?"
+    return f"{row.snapshot} (@{row.point})"
 
 
 def _created(row: listing.Row) -> Text:
