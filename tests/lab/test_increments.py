@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -118,6 +119,59 @@ def test_full_when_asked_for_and_by_policy(world: World, data: str) -> None:
     assert (named["type"], named["base"]) == ("incremental", "s2")
     refused = world.offsite("--backup", f"{data}@s6", "--base", "@never", status=2)
     assert "no such older snapshot or bookmark" in refused.stderr
+
+
+def test_a_base_that_is_named_by_its_bookmark(world: World, data: str) -> None:
+    """Also the user's own: it is known by its guid."""
+    backup(world, f"{data}@s0")
+    world.machine.script(f"zfs bookmark {data}@s0 {data}#mark; zfs destroy {data}@s0")
+    change(world, data, 1)
+    backup(world, f"{data}@s1")
+    change(world, data, 2)
+    refused = world.offsite("--backup", f"{data}@s2", "--base", "#never", status=2)
+    assert "--base #never: no such older snapshot or bookmark" in refused.stderr
+    assert not world.exists(f"{data}@s2")
+    done = backup(world, f"{data}@s2", "--base", "#mark")
+    assert (done["type"], done["base"]) == ("incremental", "s0")
+    assert f"from bookmark {data}#mark" in log_of(world)
+    check_restored(world, data, "s2", world.facts(data))
+
+
+# The clock as it was some days ago, for what is made then: nobody waits so long for a test.
+DAYS_AGO = """
+import datetime
+
+class Clock(datetime.datetime):
+    @classmethod
+    def now(cls, tz=None):
+        return super().now(tz) - datetime.timedelta(days={})
+
+datetime.datetime = Clock
+"""
+
+
+def test_a_full_backup_every_some_days(world: World, data: str, tmp_path: Path) -> None:
+    """As config.env says: counted from the chain's full one, not from its last increment."""
+    (tmp_path / "sitecustomize.py").write_text(DAYS_AGO.format(8))
+    path = f"{tmp_path}:{world.environment()['PYTHONPATH']}"
+    providers = {f"{name.upper()}_REMOTE": str(world.home / name) for name in ("one", "two")}
+    done = [world.offsite("--backup", f"{data}@s0", "--json", PYTHONPATH=path).json["backup"]]
+    for number, days in enumerate(("9", "9", "7", "7", "0"), start=1):
+        world.configure(**providers, FULL_EVERY=days)
+        change(world, data, number)
+        done.append(backup(world, f"{data}@s{number}"))
+    assert [(one["type"], one["base"]) for one in done] == [
+        ("full", None),
+        ("incremental", "s0"),
+        ("incremental", "s1"),
+        ("full", None),
+        ("incremental", "s3"),
+        ("incremental", "s4"),
+    ]
+    assert "A full backup to one, two: the last full one is 8 days old (FULL_EVERY)" in log_of(
+        world
+    )
+    check_restored(world, data, "s5", world.facts(data))
 
 
 @pytest.mark.parametrize(("on_disk", "other"), [("zstd", "no"), ("lz4", "yes")])
