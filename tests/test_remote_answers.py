@@ -180,7 +180,7 @@ def test_a_download_that_stalls_is_given_up(proxy: Proxy, seaweed: Server, tmp_p
         patient.put("object", BODY, DIGESTS)
     retry = replace(SWIFT, tries=2)
     with closing(connect(behind, retry=retry, flags=flags, place=place)) as remote:
-        proxy.fault = Fault("freeze", GET, after=MIB)
+        proxy.fault = Fault("freeze", GET)
         with soon(), pytest.raises(ProviderError, match="cannot read object on seaweed: "):
             remote.get("object", limit=len(BODY))
 

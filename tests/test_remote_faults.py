@@ -9,9 +9,10 @@ import resource
 import socket
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 
 import psutil
@@ -21,7 +22,7 @@ from offsite.errors import ProviderError, StoppedError
 from offsite.rclone import server
 from offsite.remote import RcloneRemote, Retry
 from tests import repo
-from tests.storage.clients import QUICK, Retries, at, connect, limit, through
+from tests.storage.clients import QUICK, SWIFT, Retries, at, connect, limit, through
 from tests.storage.proxy import Fault, Proxy
 from tests.storage.servers import Server
 
@@ -105,11 +106,54 @@ def test_a_cut_answer_is_read_again(proxy: Proxy, proxied: RcloneRemote) -> None
     assert proxy.struck == 2
 
 
-def test_answers_cut_for_ever_end_with_an_error(proxy: Proxy, proxied: RcloneRemote) -> None:
+def read_whole(remote: RcloneRemote) -> bytes:
+    return remote.get("object", limit=len(BODY))
+
+
+def read_into(remote: RcloneRemote) -> bytes:
+    into = memoryview(bytearray(len(BODY) + 7))
+    return bytes(into[: remote.get_into("object", into)])
+
+
+def read_parts(remote: RcloneRemote) -> bytes:
+    into = memoryview(bytearray(len(BODY)))
+    for begin in (0, 7):
+        part = into[7:] if begin else into[:7]
+        remote.get_part("object", begin, part)
+    return bytes(into)
+
+
+@pytest.mark.parametrize("read", [read_whole, read_into, read_parts])
+def test_what_is_cut_again_and_again_goes_on_where_it_was(
+    read: Callable[[RcloneRemote], bytes], proxy: Proxy, proxied: RcloneRemote, retries: Retries
+) -> None:
+    """More often than a provider is tried; hardly a byte comes twice."""
     proxied.put("object", BODY, DIGESTS)
-    proxy.fault = Fault("truncate", method=b"GET ", after=MIB)
+    limit(proxied, SWIFT)
+    proxy.given, proxy.fault = 0, Fault("end", method=b"GET ", after=MIB // 2)
+    assert read(proxied) == BODY
+    assert len(retries) > SWIFT.tries
+    assert len(BODY) < proxy.given < 1.05 * len(BODY)
+    assert max(pause for *_, pause in retries) < 2 * SWIFT.first_pause
+
+
+def test_answers_that_never_bring_anything_end_with_an_error(
+    proxy: Proxy, proxied: RcloneRemote, retries: Retries
+) -> None:
+    """What came before does not count any more."""
+    proxied.put("object", BODY, DIGESTS)
+    limit(proxied, SWIFT)
+
+    def nothing_more(provider: str, what: str, pause: float) -> None:
+        retries(provider, what, pause)
+        if len(retries) == 3:
+            proxy.fault = Fault("end", method=b"GET ")
+
+    proxied._requests._on_retry = nothing_more
+    proxy.fault = Fault("end", method=b"GET ", after=MIB // 2)
     with pytest.raises(ProviderError, match="cannot read object on seaweed: "):
         proxied.get_into("object", memoryview(bytearray(len(BODY))))
+    assert len(retries) == 3 + SWIFT.tries - 1
 
 
 def test_a_stalled_provider_is_given_up_by_rclone(
@@ -122,6 +166,23 @@ def test_a_stalled_provider_is_given_up_by_rclone(
         told = pytest.raises(ProviderError, match="cannot store object on seaweed: ")
         with repo.soon(2 * repo.LONG), told:
             remote.put("object", BODY, DIGESTS)
+
+
+def test_connections_that_rclone_closed_meanwhile_cost_no_try(
+    local: RcloneRemote, retries: Retries
+) -> None:
+    """It closes what was idle for a minute, as all are while ``zfs receive`` stands."""
+    local.put("object", BODY, DIGESTS)
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(lambda _: local.stat("object"), range(64)))
+    planes = local._connections.planes()
+    for plane in (planes.data, planes.control):
+        for connection in plane._idle:
+            connection.interrupt()
+    limit(local, replace(QUICK, tries=1))
+    assert local.get("object", limit=len(BODY)) == BODY
+    assert local.stat("object") is not None
+    assert not retries
 
 
 def test_a_rclone_that_hangs_is_given_up(local_store: Server) -> None:

@@ -2,7 +2,8 @@
 
 An upload counts when the provider itself tells the size of what it stored, and its hash where it
 has one: rclone's answer 200 is no proof (rclone#7367, rclone#9722). Failed requests are made again
-with the same buffer, a bounded number of times, with growing, jittered pauses.
+with the same buffer, a bounded number of times, with growing, jittered pauses. A read goes on where
+it was cut: whoever asked compares a hash of the whole.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import json
 import os
 import threading
 import time
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, Self
@@ -146,35 +147,22 @@ class RcloneRemote:
             raise
 
     def get_into(self, path: str, into: memoryview) -> int:
-        def once() -> int:
-            with self._reading(path, len(into)) as response:
-                filled = _fill(into, response)
-                if filled == len(into) and response.read(1):
-                    raise _too_long(f"more than {filled}", len(into))
-                return filled
-
-        return self._requests.insist("read", path, once)
+        return self._read(path, len(into), lambda came, answer: answer.readinto(into[came:]))
 
     def get(self, path: str, *, limit: int) -> bytes:
-        def once() -> bytes:
-            with self._reading(path, limit) as response:
-                body = response.read(limit + 1)
-                if len(body) > limit:
-                    raise _too_long(f"more than {limit}", limit)
-                return body
+        body = bytearray()
 
-        return self._requests.insist("read", path, once)
+        def take(came: int, answer: http.client.HTTPResponse) -> int:
+            piece = answer.read(min(_PIECE, limit - came))
+            body.extend(piece)
+            return len(piece)
+
+        self._read(path, limit, take)
+        return bytes(body)
 
     def get_part(self, path: str, offset: int, into: memoryview) -> None:
-        part = f"bytes={offset}-{offset + len(into) - 1}"
-
-        def once() -> None:
-            with self._reading(path, len(into), part) as response:
-                filled = _fill(into, response)
-            if filled < len(into):
-                raise Failure(f"it ends {len(into) - filled} bytes early", permanent=True)
-
-        self._requests.insist("read", path, once)
+        part = slice(offset, offset + len(into))
+        self._read(path, len(into), lambda came, answer: answer.readinto(into[came:]), part)
 
     def sample(self, path: str, seconds: float) -> int:
         until, came = time.monotonic() + seconds, 0
@@ -246,24 +234,53 @@ class RcloneRemote:
         if difference:
             raise Failure(f"the stored object differs: {difference}", permanent=False)
 
+    def _read(
+        self,
+        path: str,
+        limit: int,
+        take: Callable[[int, http.client.HTTPResponse], int],
+        part: slice | None = None,
+    ) -> int:
+        """Have an object, or this part of it, taken from answers; how many bytes it was.
+
+        ``take`` is told how many bytes came before, and says how many it took. A try goes on where
+        the last one was cut.
+        """
+        came = 0
+
+        def once() -> None:
+            nonlocal came
+            begin, end = part.start if part else 0, part.stop if part else None
+            with self._reading(path, begin + came, end) as answer:
+                size = answer.length
+                if size is not None and came + size > limit:
+                    raise _too_long(str(came + size), limit)
+                while count := take(came, answer):
+                    came += count
+                if answer.length:  # what is left to come of the Content-Length
+                    raise Failure(f"the answer ended {answer.length} bytes early")
+                if size is None and answer.read(1):
+                    raise _too_long(f"more than {limit}", limit)
+            if part and came < limit:
+                raise Failure(f"it ends {limit - came} bytes early", permanent=True)
+
+        self._requests.insist("read", path, once, lambda: came)
+        return came
+
     @contextlib.contextmanager
     def _reading(
-        self, path: str, limit: int, part: str | None = None
+        self, path: str, begin: int, end: int | None
     ) -> Iterator[http.client.HTTPResponse]:
-        """The answer with the whole object, or a part; leaving checks that all of it was read."""
+        """The answer with the object's bytes from ``begin`` to before ``end``."""
         planes = self._connections.planes()
         target, timeout = "/" + quote(_object(path)), self._retry.timeout
-        headers = {"Range": part} if part else {}
-        wanted = http.HTTPStatus.PARTIAL_CONTENT if part else http.HTTPStatus.OK
-        with planes.data.request("GET", target, headers=headers, timeout=timeout) as response:
-            if response.status != wanted:
-                raise self._unreadable(path, response.status)
-            size = response.length
-            if size is not None and size > limit:
-                raise _too_long(str(size), limit)
-            yield response
-            if response.length:  # what is left to come of the Content-Length
-                raise Failure(f"the answer ended {response.length} bytes early")
+        whole = (begin, end) == (0, None)
+        headers = {} if whole else {"Range": f"bytes={begin}-{'' if end is None else end - 1}"}
+        wanted = http.HTTPStatus.OK if whole else http.HTTPStatus.PARTIAL_CONTENT
+        with planes.data.request("GET", target, headers=headers, timeout=timeout) as answer:
+            if answer.status != wanted:
+                raise self._unreadable(path, answer.status)
+            yield answer
 
     def _unreadable(self, path: str, status: int) -> Failure:
         """The data plane does not tell why; asking for the object's size usually does.
@@ -313,14 +330,6 @@ class RcloneRemote:
         if response.status != http.HTTPStatus.OK:
             raise Failure(self._server.cleaned(str(answer.get("error"))))
         return answer
-
-
-def _fill(into: memoryview, response: http.client.HTTPResponse) -> int:
-    """How many bytes came; all that were to come, or as many as fit."""
-    filled = 0
-    while filled < len(into) and (count := response.readinto(into[filled:])):
-        filled += count
-    return filled
 
 
 def _difference(

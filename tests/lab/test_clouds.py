@@ -65,10 +65,10 @@ def test_a_restore_survives_the_death_of_its_provider(
         dying = replace(seaweed, settings={**seaweed.settings, "endpoint": endpoint})
         use(world, tmp_path, dying, LATER_REMOTE=str(world.home / "one"))
         world.offsite("--backup", f"{data}@s")
-        line.rate, before_it = SLOW, line.answered
+        line.rate, before_it = SLOW, line.given
         running = world.start("--restore", data, "--as", f"{data}-back", "--json")
         # More than a catalog, and less than all chunks.
-        wait_for(lambda: line.answered > before_it + (1 << 20) or running.poll() is not None)
+        wait_for(lambda: line.given > before_it + (1 << 20) or running.poll() is not None)
     stdout, stderr = running.communicate(timeout=240)
     assert running.returncode == 0, stderr
     assert f"{dying.name} failed at" in stdout + stderr + logs(world)

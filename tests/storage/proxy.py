@@ -33,9 +33,10 @@ _ANSWERS = {  # status line, S3's code, further headers
     "quota": ("403 Forbidden", "QuotaExceeded", ""),
     "507": ("507 Insufficient Storage", "InsufficientStorage", ""),
 }
-_OF_ANSWERS = {"truncate", "freeze", "flip"}
+_OF_ANSWERS = {"truncate", "end", "freeze", "flip", "bad day"}
+_SILENT = 20  # of a bad day's connections, one in so many
 Kind = Literal[
-    "reset", "cut", "stall", "truncate", "freeze", "flip",
+    "reset", "cut", "stall", "truncate", "end", "freeze", "flip", "bad day",
     "500", "503", "503 for long", "429", "429 for long", "404", "deny", "skew", "quota", "507",
 ]  # fmt: skip
 
@@ -44,8 +45,10 @@ Kind = Literal[
 class Fault:
     """``reset``: a TCP reset. ``cut``: an orderly close. ``stall``: silence until the proxy ends.
 
-    With these the request passes whole, and of its answer ``after`` bytes; then ``truncate`` is a
-    reset, ``freeze`` silence, ``flip`` one wrong bit. All others: that answer, in S3's form.
+    With these the request passes whole, and of its answer's body ``after`` bytes; then ``truncate``
+    is a reset, which may overtake them, ``end`` an orderly close, ``freeze`` silence, ``flip`` one
+    wrong bit, ``bad day`` an ``end``, but every twentieth time silence. All others: that answer, in
+    S3's form.
     """
 
     kind: Kind
@@ -59,13 +62,13 @@ class Proxy:
     """Listens on ``port`` and passes everything to ``upstream``, both on loopback.
 
     ``rate`` limits what passes in both directions together, in bytes a second; ``sent`` counts the
-    bytes that clients sent, ``answered`` those that came back to them.
+    bytes that clients sent, ``given`` those that they got.
     """
 
     def __init__(self, upstream: int, *, rate: int | None = None) -> None:
         self.struck = 0
         self.sent = 0
-        self.answered = 0
+        self.given = 0
         self.fault: Fault | None = None
         self.rate = rate
         self._upstream = upstream
@@ -148,23 +151,31 @@ class Proxy:
             while piece := server.recv(_PIECE):
                 self._throttle(len(piece))
                 fault = self._marked.pop(client, None)
+                if fault and piece.startswith(b"HTTP/"):
+                    fault = replace(fault, after=fault.after + piece.find(b"\r\n\r\n") + 4)
                 if fault is None:
-                    client.sendall(piece)
-                    with self._lock:
-                        self.answered += len(piece)
+                    self._give(client, piece)
                 elif fault.after >= len(piece):
-                    client.sendall(piece)
+                    self._give(client, piece)
                     self._marked[client] = replace(fault, after=fault.after - len(piece))
                 elif fault.kind == "flip":
-                    client.sendall(_flipped(piece, fault.after))
+                    self._give(client, _flipped(piece, fault.after))
                 else:
-                    client.sendall(piece[: fault.after])
+                    self._give(client, piece[: fault.after])
                     if fault.kind == "freeze":
                         self._ended.wait()
+                    elif fault.kind == "end":
+                        client.shutdown(socket.SHUT_WR)
+                        return
                     _reset(client)
             client.shutdown(socket.SHUT_WR)
         except OSError:
             pass
+
+    def _give(self, client: socket.socket, piece: bytes) -> None:
+        client.sendall(piece)
+        with self._lock:
+            self.given += len(piece)
 
     def _throttle(self, size: int) -> None:
         if self.rate is None:
@@ -184,7 +195,9 @@ class Proxy:
                 return None
             self.fault = replace(fault, times=fault.times - 1)
             self.struck += 1
-            return fault
+        if fault.kind == "bad day":
+            return replace(fault, kind="end" if self.struck % _SILENT else "freeze")
+        return fault
 
     def _break(
         self, fault: Fault, piece: bytes, client: socket.socket, server: socket.socket

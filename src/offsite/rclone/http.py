@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import http.client
+import select
 import socket
 import threading
 from collections.abc import Iterator, Mapping
@@ -33,6 +34,14 @@ class UnixConnection(http.client.HTTPConnection):
             with contextlib.suppress(OSError):
                 sock.shutdown(socket.SHUT_RDWR)
 
+    def hung_up(self) -> bool:
+        """Whether the other side has closed it, while no answer was due."""
+        if self.sock is None:
+            return False
+        poll = select.poll()
+        poll.register(self.sock, select.POLLIN)
+        return bool(poll.poll(0))
+
     def set_timeout(self, timeout: float) -> None:
         """Seconds that sending a whole request, and each read of its answer, may take."""
         self.timeout = timeout
@@ -44,7 +53,8 @@ class Plane:
     """A socket that speaks HTTP, for many threads: a connection serves one request at a time.
 
     There are never more connections than requests at once. Whatever goes wrong with a request ends
-    its connection, so the next one starts on a clean one.
+    its connection, so the next one starts on a clean one. rclone closes what was idle for a minute
+    (lib/http, IdleTimeout): all of them, if ``zfs receive`` stands that long.
     """
 
     def __init__(self, path: str) -> None:
@@ -107,10 +117,18 @@ class Plane:
         with self._lock:
             if self._closed:
                 raise ConnectionAbortedError("closed")
-            connection = self._idle.pop() if self._idle else UnixConnection(self.path, timeout)
+            connection = self._take_idle() or UnixConnection(self.path, timeout)
             self._busy.add(connection)
         connection.set_timeout(timeout)
         return connection
+
+    def _take_idle(self) -> UnixConnection | None:
+        while self._idle:
+            connection = self._idle.pop()
+            if not connection.hung_up():
+                return connection
+            connection.close()
+        return None
 
     def _give_back(self, connection: UnixConnection, *, reusable: bool) -> None:
         with self._lock:
