@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import itertools
 import os
+import re
 import resource
 import socket
 import threading
@@ -87,6 +88,28 @@ def test_lasting_faults_end_with_a_clear_error(
     assert len(retries) == QUICK.tries - 1
     proxy.fault = None
     assert proxied.stat("object") is None
+
+
+@pytest.mark.parametrize("flags", [(), ("--ignore-size",)], ids=["by rclone", "by us"])
+def test_an_upload_stored_by_half_is_found_at_once(
+    flags: tuple[str, ...], proxy: Proxy, seaweed: Server, tmp_path: Path, retries: Retries
+) -> None:
+    """Made again, or taken away; by us, too, where the user told rclone not to look."""
+    behind = through(proxy, seaweed, tmp_path / "rclone.conf")
+    found = f"the stored object differs: {2 * MIB} bytes instead of {4 * MIB}"
+    found = found if flags else f"sizes differ src {4 * MIB} vs dst.* {2 * MIB}"
+    with closing(connect(behind, retry=SWIFT, on_retry=retries, flags=flags)) as remote:
+        proxy.fault = Fault("half", times=1)
+        remote.put("object", BODY, {})
+        assert proxy.struck == len(retries) == 1
+        assert re.search(found, retries[0][1])
+        assert remote.get("object", limit=len(BODY)) == BODY
+
+        proxy.fault = Fault("half")
+        with pytest.raises(ProviderError, match=f"cannot store object on seaweed: .*{found}"):
+            remote.put("object", BODY, {})
+        assert proxy.struck == 1 + SWIFT.tries
+        assert remote.stat("object") is None
 
 
 def test_refused_access_is_not_tried_again(

@@ -135,6 +135,7 @@ def new(tmp_path: Path, seaweed: Server) -> Iterator[Site]:
         ("deny", "AccessDenied"),  # the credentials were revoked
         ("skew", "RequestTimeTooSkewed"),  # the clock is wrong
         ("stall", "timeout|deadline|canceled"),
+        ("half", "sizes differ"),
     ],
 )
 @pytest.mark.usefixtures("timeouts")
@@ -182,7 +183,7 @@ def test_the_only_provider_is_full(new: Site) -> None:
     new.check_both_whole(ran.json["backup"]["backup_id"])
 
 
-@pytest.mark.parametrize("kind", ["reset", "429"])
+@pytest.mark.parametrize("kind", ["reset", "429", "half"])
 def test_faults_that_pass_are_no_news_for_the_result(new: Site, kind: Kind) -> None:
     new.proxy.fault = Fault(kind, PUT, times=2)
     ran = new.backup()

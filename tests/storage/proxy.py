@@ -11,6 +11,7 @@ first, and ends that connection.
 from __future__ import annotations
 
 import contextlib
+import re
 import socket
 import struct
 import threading
@@ -34,9 +35,10 @@ _ANSWERS = {  # status line, S3's code, further headers
     "507": ("507 Insufficient Storage", "InsufficientStorage", ""),
 }
 _OF_ANSWERS = {"truncate", "end", "freeze", "flip", "bad day"}
+_OF_LENGTH = rb"(?i)content-length:|authorization:"
 _SILENT = 20  # of a bad day's connections, one in so many
 Kind = Literal[
-    "reset", "cut", "stall", "truncate", "end", "freeze", "flip", "bad day",
+    "reset", "cut", "stall", "truncate", "end", "freeze", "flip", "bad day", "half",
     "500", "503", "503 for long", "429", "429 for long", "404", "deny", "skew", "quota", "507",
 ]  # fmt: skip
 
@@ -47,8 +49,8 @@ class Fault:
 
     With these the request passes whole, and of its answer's body ``after`` bytes; then ``truncate``
     is a reset, which may overtake them, ``end`` an orderly close, ``freeze`` silence, ``flip`` one
-    wrong bit, ``bad day`` an ``end``, but every twentieth time silence. All others: that answer, in
-    S3's form.
+    wrong bit, ``bad day`` an ``end``, but every twentieth time silence. ``half``: of an upload only
+    the first half is stored, and the server says yes to it. All others: that answer, in S3's form.
     """
 
     kind: Kind
@@ -136,6 +138,8 @@ class Proxy:
                     server.sendall(piece)
                     with self._lock:
                         self.sent += len(piece)
+                elif fault.kind == "half":
+                    server.sendall(_halved(piece, client))
                 elif fault.kind in _OF_ANSWERS:
                     self._marked[client] = fault
                     server.sendall(piece)
@@ -233,6 +237,20 @@ def _answer(kind: str, client: socket.socket) -> None:
     client.settimeout(1)
     while client.recv(_PIECE):
         pass
+
+
+def _halved(piece: bytes, client: socket.socket) -> bytes:
+    """The request that begins with ``piece``, all of it read, with half of its body.
+
+    It goes without its signature, which is of the length, too.
+    """
+    head, _, body = piece.partition(b"\r\n\r\n")
+    length = int(re.findall(rb"(?im)^content-length: (\d+)", head)[0])
+    while len(body) < length:
+        body += client.recv(_PIECE)
+    kept = [line for line in head.split(b"\r\n") if not re.match(_OF_LENGTH, line)]
+    kept.append(b"Content-Length: %d" % (length // 2))
+    return b"\r\n".join([*kept, b"", body[: length // 2]])
 
 
 def _flipped(piece: bytes, at: int) -> bytes:

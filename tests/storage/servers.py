@@ -90,7 +90,8 @@ def start_seaweed(folder: Path) -> Server:
     keys.touch(mode=0o600)
     keys.write_text(
         '{"identities": [{"name": "test", "actions": ["Admin", "Read", "Write", "List"], '
-        '"credentials": [{"accessKey": "test-access", "secretKey": "test-secret"}]}]}'
+        '"credentials": [{"accessKey": "test-access", "secretKey": "test-secret"}]}, '
+        '{"name": "anonymous", "actions": ["Write"]}]}'  # what a proxy has made of ours
     )
     argv = [str(program), "-logtostderr=true", "-v=0", "server", f"-dir={folder / 'data'}"]
     argv += ["-ip=127.0.0.1", "-ip.bind=127.0.0.1", "-filer", "-s3", f"-s3.config={keys}"]
