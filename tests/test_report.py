@@ -18,7 +18,7 @@ import pytest
 from offsite import backup, cli, console, listing, process, restore, storing
 from offsite.cli import asking, listed, report
 from offsite.config import Config
-from offsite.errors import OffsiteError
+from offsite.errors import OffsiteError, UsageError
 from tests.commandline import RESULT, Verb, live_in, stub
 
 
@@ -225,15 +225,21 @@ def test_only_yes_is_yes(monkeypatch: pytest.MonkeyPatch, typed: str, goes_on: o
     assert "tank/x-before-restore-DATE. Go on? [y/N] " in shown.getvalue()
 
 
-def test_in_the_background_nobody_is_asked(capfd: pytest.CaptureFixture[str]) -> None:
-    asking.about_replacing("tank/x")
+def refused_unasked() -> None:
+    with pytest.raises(UsageError, match="nobody is at a terminal to be asked") as caught:
+        asking.about_replacing("tank/x")
+    assert "--replace --yes" in str(caught.value.hint)
+
+
+def test_in_the_background_it_takes_the_flag(capfd: pytest.CaptureFixture[str]) -> None:
+    refused_unasked()
     assert capfd.readouterr() == ("", "")
 
 
 def test_a_background_job_of_a_terminal_is_not_asked(monkeypatch: pytest.MonkeyPatch) -> None:
     shown = at_terminal(monkeypatch)
     monkeypatch.setattr(process, "is_foreground", lambda _: False)
-    asking.about_replacing("tank/x")
+    refused_unasked()
     assert shown.getvalue() == ""
 
 
@@ -241,8 +247,23 @@ def test_who_sends_the_output_elsewhere_is_not_asked(monkeypatch: pytest.MonkeyP
     shown = at_terminal(monkeypatch)
     monkeypatch.setattr(process, "is_foreground", lambda _: True)
     monkeypatch.setattr(sys.stdout, "isatty", lambda: False)
-    asking.about_replacing("tank/x")
+    refused_unasked()
     assert shown.getvalue() == ""
+
+
+def test_the_command_asks_before_anything_else(monkeypatch: pytest.MonkeyPatch) -> None:
+    ran: list[restore.Request] = []
+
+    def run(_config: object, request: restore.Request, *_: object) -> restore.Outcome:
+        ran.append(request)
+        raise OffsiteError("enough")
+
+    stub(monkeypatch, restore, run)
+    assert cli.main(["--restore", "tank/x", "--replace"]) == 2
+    assert ran == []
+    for flag in ("--yes", "--dry-run"):
+        assert cli.main(["--restore", "tank/x", "--replace", flag]) == 1
+    assert [one.replace for one in ran] == [True, True]
 
 
 ROW = listing.Row(

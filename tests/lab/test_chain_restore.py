@@ -343,7 +343,7 @@ def test_replace(world: World, data: str) -> None:
     before = world.facts(data)
     world.machine.script(f"echo precious > /{data}/mine; rm -r /{data}/text; sync")
     guid = get(world, data, "guid")
-    done = restored(world, data, "--replace")
+    done = restored(world, data, "--replace", "--yes")
     today = world.machine.run("date", "-u", "+%Y").stdout.strip()
     assert done["kept"].startswith(f"{data}-before-restore-{today}")
     assert get(world, done["kept"], "guid") == guid
@@ -352,10 +352,10 @@ def test_replace(world: World, data: str) -> None:
     assert world.facts(data) == before
     check_done(world, data)
     assert not world.exists(f"{data}-restoring")
-    again = restored(world, data, "--replace")
+    again = restored(world, data, "--replace", "--yes")
     assert again["kept"] == done["kept"] + "-2"
     world.machine.run("zfs", "create", f"{data}/child")
-    refused = restored(world, data, "--replace", status=2)
+    refused = restored(world, data, "--replace", "--yes", status=2)
     assert f"{data}/child" in refused["error"]
     world.machine.run("zfs", "destroy", f"{data}/child")
 
@@ -363,7 +363,7 @@ def test_replace(world: World, data: str) -> None:
 def test_replace_goes_on_after_any_interruption(world: World, data: str) -> None:
     guid = get(world, data, "guid")
     beside = f"{data}-restoring"
-    running = world.start("--restore", data, "--replace", **SLOW)
+    running = world.start("--restore", data, "--replace", "--yes", **SLOW)
     kill_when(world, running, received(world, 2))
     assert world.exists(beside)
     assert get(world, data, "guid") == guid
@@ -372,7 +372,7 @@ def test_replace_goes_on_after_any_interruption(world: World, data: str) -> None
     refused = restored(world, data, status=2)
     assert beside in refused["error"]
     assert "--replace" in refused["hint"]
-    done = restored(world, data, "--replace")
+    done = restored(world, data, "--replace", "--yes")
     assert done["resumed_chunks"] > 0
     assert snapshots(world, data) == ["a", "b", "c"]
     assert get(world, f"{data}-before-restore-20260101", "guid") == guid
@@ -385,13 +385,13 @@ def test_a_dataset_in_use_is_not_replaced(world: World, data: str) -> None:
     with subprocess.Popen(world.machine.command("/bin/sh", "-c", script)) as user:
         try:
             time.sleep(1)
-            refused = restored(world, data, "--replace", status=1)
+            refused = restored(world, data, "--replace", "--yes", status=1)
         finally:
             world.machine.script("killall sleep", check=False)
             user.wait()
     assert "busy" in refused["error"]
     assert snapshots(world, data) == ["a", "b", "c"]
-    done = restored(world, data, "--replace")
+    done = restored(world, data, "--replace", "--yes")
     assert sum(done["providers"].values()) == 0
     assert world.facts(data) == world.facts(done["kept"])
 

@@ -92,7 +92,7 @@ def test_home_again_and_nothing_mounts(world: World, pool: str, photos: str) -> 
 
 def test_a_replacement_leaves_the_mountpoint_to_what_was_there(world: World, photos: str) -> None:
     world.machine.run("touch", f"{ELSEWHERE}/mine")
-    done = restored(world, photos, "--replace")
+    done = restored(world, photos, "--replace", "--yes")
     assert f"{photos} and {done['kept']} have the same mountpoint" in _log(world)
     assert [get(world, photos, name) for name in ("mountpoint", "canmount", "mounted")] == [
         ELSEWHERE, "noauto", "no",
