@@ -1,4 +1,4 @@
-"""A chain of thirty increments over random changes, right at every point of it.
+"""A chain of thirty increments over random changes, restored at every point of it.
 
 Some points are made as a user makes them, one a day, the others by one run with --intermediate.
 OFFSITE_CHAIN sets another length.
@@ -7,13 +7,16 @@ OFFSITE_CHAIN sets another length.
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 
+import pytest
 from hypothesis import HealthCheck, Phase, assume, given, settings
 from hypothesis import strategies as st
 
 from lab.world import World
 
 LINKS = int(os.environ.get("OFFSITE_CHAIN", "30"))
+THIRD = LINKS // 3  # as much as one test has the time to restore
 SINGLY = 2  # links at the begin, and at the end, that are commands of their own
 FILES = [f"f{number}" for number in range(12)]
 FILE = st.sampled_from(FILES)
@@ -59,22 +62,45 @@ done
 """
 
 
-@settings(
-    max_examples=1,
-    derandomize=True,
-    phases=[Phase.generate],
-    deadline=None,
-    suppress_health_check=[*HealthCheck],
-)
-@given(days=st.lists(DAY, min_size=LINKS + 1, max_size=LINKS + 1))
-def test_a_long_chain(world: World, pool: str, days: list[list[str]]) -> None:
+def random_days(test: Callable[..., None]) -> Callable[..., None]:
+    """Give the test what happens on each day, the same in every run."""
+    days = st.lists(DAY, min_size=LINKS + 1, max_size=LINKS + 1)
+    return settings(
+        max_examples=1,
+        derandomize=True,
+        phases=[Phase.generate],
+        deadline=None,
+        suppress_health_check=[*HealthCheck],
+    )(given(days=days)(test))
+
+
+@pytest.mark.parametrize(("first", "last"), [(0, THIRD), (THIRD, 2 * THIRD), (2 * THIRD, LINKS)])
+@random_days
+def test_a_long_chain(
+    world: World, pool: str, first: int, last: int, days: list[list[str]]
+) -> None:
+    """Every point of one third of it: the first in one go, with what it stands on and nothing
+    younger; then a command for each, which brings just that one."""
+    data, target = f"{pool}/work", f"{pool}/back"
+    facts = make_chain(world, data, days)
+    for point in range(first, last + 1):
+        where = ("--as", target, *(["--update"] if point > first else []))
+        done = world.offsite("--restore", f"{data}@d{point}", *where, "--json").json["restore"]
+        came = [point] if point > first else range(point + 1)
+        assert [one["snapshot"] for one in done["chain"]] == [f"d{number}" for number in came]
+        assert not world.exists(f"{target}@d{point + 1}")
+    world.machine.run("zfs", "mount", target)
+    assert facts_of(world, target, last) == facts[: last + 1]
+
+
+def make_chain(world: World, data: str, days: list[list[str]]) -> list[tuple[str, str]]:
+    """A dataset on which all this happened, its snapshots d0, d1, … backed up; their facts."""
     # The first that Hypothesis draws is always its simplest: every day the same, one operation.
     assume(len({operation for day in days for operation in day}) > 2 * LINKS)
-    data, target, middle = f"{pool}/work", f"{pool}/back", LINKS // 2
     world.machine.script(f"zfs create -o snapdir=visible -o recordsize=32K {data}")
     failed = 0
     for number, operations in enumerate(days):
-        if number == middle:  # the chain keeps its flags (test_increments)
+        if number == LINKS // 2:  # the chain keeps its flags (test_increments)
             world.machine.run("zfs", "set", "compression=zstd", "recordsize=1M", data)
         steps = [f"cd /{data}", *map(ONE.format, operations), f"zfs snapshot {data}@d{number}"]
         failed += world.machine.script("\n".join(steps)).stdout.count("failed")
@@ -89,16 +115,7 @@ def test_a_long_chain(world: World, pool: str, days: list[list[str]]) -> None:
     ]
     facts = facts_of(world, data, LINKS)
     assert len({contents for contents, _ in facts}) == len(days)
-
-    # One restore brings every point back; a point in the middle ends there.
-    world.offsite("--restore", f"{data}@d{LINKS}", "--as", target)
-    world.machine.run("zfs", "mount", target)
-    assert facts_of(world, target, LINKS) == facts
-    world.machine.run("zfs", "destroy", "-r", target)
-    world.offsite("--restore", f"{data}@d{middle}", "--as", target)
-    world.machine.run("zfs", "mount", target)
-    assert facts_of(world, target, middle) == facts[: middle + 1]
-    assert not world.exists(f"{target}@d{middle + 1}")
+    return facts
 
 
 def facts_of(world: World, dataset: str, last: int) -> list[tuple[str, str]]:
