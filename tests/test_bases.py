@@ -247,7 +247,7 @@ def test_a_bookmark_where_no_log_tells() -> None:
 
 @pytest.fixture
 def remotes(monkeypatch: pytest.MonkeyPatch) -> list[Provider]:
-    monkeypatch.setattr(repository, "is_whole", lambda *_: True)
+    monkeypatch.setattr(repository, "is_held", lambda *_: True)
     return [Provider("one"), Provider("two")]
 
 
@@ -342,7 +342,7 @@ def test_the_rest_only_goes_where_it_can_be_restored_from(
     assert divided(remotes, A, part, begun, told=told) == expected
     (warning,) = told.warnings
     assert f"{begun.id} is left as it is on one" in warning
-    monkeypatch.setattr(repository, "is_whole", lambda found, _: found.head.id != B.id)
+    monkeypatch.setattr(repository, "is_held", lambda _, one: one.document.head.id != B.id)
     assert divided(remotes, A, B, begun) == [("@a", ["one", "two"], "new")]
 
 

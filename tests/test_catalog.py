@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import msgspec
 import pytest
 
 from offsite import catalog, legacy, listing, repository, sshsig
-from offsite.catalog import Backup
+from offsite.cache import Shelf
+from offsite.catalog import Backup, Catalog
 from offsite.errors import ProviderError, StoppedError
-from offsite.manifest import Manifest
 from offsite.progress import Silent
 from offsite.remote import Entry, Remote
-from offsite.repository import Keyring, Signed, chunk_name, index_name, object_path
+from offsite.repository import Keyring, chunk_name, index_name, object_path
 from tests import repo
 from tests.repo import Keys
 from tests.storage.memory import MemoryRemote
@@ -160,17 +162,93 @@ def test_what_is_known_is_not_read_again(
     two.objects |= holding("more", saved, 1, 2).objects
     one.objects = holding("less", saved, 1).objects
     loaded: list[tuple[str, str]] = []
-    real = repository.load_manifest
+    real = repository.get_manifest
 
-    def load(remote: Remote, backup_id: str, keyring: Keyring) -> Signed[Manifest]:
+    def get(remote: Remote, backup_id: str) -> bytes:
         loaded.append((remote.name, backup_id))
-        return real(remote, backup_id, keyring)
+        return real(remote, backup_id)
 
-    monkeypatch.setattr(repository, "load_manifest", load)
+    monkeypatch.setattr(repository, "get_manifest", get)
     found = catalog.read([one, two], KEYS.keyring(), known.backups)
     assert sorted(loaded) == [("two", IDS[1]), ("two", IDS[2])]
     monkeypatch.undo()
     assert found == repo.listed([one, two], KEYS.keyring())
+
+
+class Counting(MemoryRemote):
+    """Counts requests."""
+
+    requests = 0
+
+    def get(self, path: str, *, limit: int) -> bytes:
+        self.requests += 1
+        return super().get(path, limit=limit)
+
+    def stat(self, path: str) -> Entry | None:
+        self.requests += 1
+        return super().stat(path)
+
+    def list(self, folder: str, *, dirs: bool = False) -> list[Entry]:
+        self.requests += 1
+        return super().list(folder, dirs=dirs)
+
+
+def shelved(remote: MemoryRemote, folder: Path, keyring: Keyring | None = None) -> Catalog:
+    shelves = {remote.name: Shelf(folder)}
+    return catalog.read([remote], keyring or KEYS.keyring(), (), shelves)
+
+
+def test_what_was_read_by_an_earlier_run_takes_one_request(
+    saved: dict[str, bytes], tmp_path: Path
+) -> None:
+    one = Counting("one")
+    one.objects = holding("one", saved, 0, 1).objects
+    known = shelved(one, tmp_path)
+    one.requests = 0
+    assert shelved(one, tmp_path) == known == repo.listed([one], KEYS.keyring())
+    one.objects = holding("one", saved, 1, 2).objects
+    one.requests = 0
+    found = shelved(one, tmp_path)
+    assert [backup.id for backup in found.backups] == IDS[1:]
+    assert one.requests == 3  # the list, and the new one
+    assert sorted(path.name for path in tmp_path.iterdir()) == IDS[1:]
+
+
+def test_what_was_kept_is_not_believed(saved: dict[str, bytes], tmp_path: Path) -> None:
+    """It is opened and verified as if the provider had given it."""
+    one = holding("one", saved, 0, 1)
+    known = shelved(one, tmp_path)
+    (tmp_path / IDS[0]).write_bytes((tmp_path / IDS[1]).read_bytes())  # signed, but of another
+    (tmp_path / IDS[1]).write_bytes(b"no manifest")
+    assert shelved(one, tmp_path) == known
+    stranger = Keyring(KEYS.keyring().identities, ())
+    assert [backup.status for backup in shelved(one, tmp_path, stranger).backups] == [
+        "untrusted", "untrusted",
+    ]  # fmt: skip
+    shelved(one, tmp_path / "new", stranger)
+    assert not (tmp_path / "new").exists()
+
+
+def test_a_shelf_that_cannot_be_written_keeps_nothing(
+    saved: dict[str, bytes], tmp_path: Path
+) -> None:
+    one = holding("one", saved, 0)
+    (tmp_path / "file").touch()
+    assert shelved(one, tmp_path / "file" / "folder") == repo.listed([one], KEYS.keyring())
+
+
+def test_what_an_increment_would_stand_on_is_looked_at_anew(saved: dict[str, bytes]) -> None:
+    """However long it is known to be complete."""
+    one = holding("one", saved, 0)
+    signed = repository.load_manifest(one, IDS[0], KEYS.keyring())
+    assert repository.is_held(one, signed)
+    for name in (repository.MANIFEST, chunk_name(1)):
+        gone = holding("one", saved, 0)
+        drop(gone, 0, name)
+        assert not repository.is_held(gone, signed)
+    path = object_path(IDS[0], repository.MANIFEST)
+    one.objects[path] = repo.damaged(one.objects[path])
+    assert not repository.is_held(one, signed)
 
 
 def drop(remote: MemoryRemote, number: int, *names: str) -> None:

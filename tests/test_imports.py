@@ -31,7 +31,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("histories",),
     ("bases", "chain", "elsewhere", "lineage", "marks", "standing"),
     ("catalog", "connect", "history", "indexes", "legacy", "rejoin", "relay"),
-    ("budget", "journal", "pipeline", "repository", "slots", "sources", "workers"),
+    ("budget", "cache", "journal", "pipeline", "repository", "slots", "sources", "workers"),
     ("frame", "keys", "manifest", "mirror", "seal"),
     ("age", "sshsig"),
     ("zfs",),

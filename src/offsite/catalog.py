@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from typing import Literal, TypeVar
 
 from offsite import repository
+from offsite.cache import Shelf
 from offsite.errors import (
     IntegrityError,
     KeysError,
@@ -76,10 +77,16 @@ class Catalog:
     problems: dict[str, str]
 
 
-def read(remotes: Sequence[Remote], keyring: Keyring, known: Iterable[Backup] = ()) -> Catalog:
+def read(
+    remotes: Sequence[Remote],
+    keyring: Keyring,
+    known: Iterable[Backup] = (),
+    shelves: Mapping[str, Shelf] | None = None,
+) -> Catalog:
     """Read every provider. One that fails is told in ``problems``, the others are listed.
 
-    Of what is ``known`` to be complete on a provider only the folder is looked for again.
+    Of what is ``known`` to be complete on a provider, or was read before and is on its one of the
+    ``shelves``, only the folder is looked for again.
     """
     complete = {one.id: one for one in known if one.status == "complete"}
     found: list[Backup] = []
@@ -88,7 +95,8 @@ def read(remotes: Sequence[Remote], keyring: Keyring, known: Iterable[Backup] = 
 
     def read_one(remote: Remote) -> None:
         try:
-            backups = _read_remote(remote, keyring, complete)
+            shelf = shelves.get(remote.name) if shelves else None
+            backups = _read_remote(remote, keyring, complete, shelf)
         except StoppedError:
             raise
         except OffsiteError as error:
@@ -102,7 +110,9 @@ def read(remotes: Sequence[Remote], keyring: Keyring, known: Iterable[Backup] = 
     return Catalog(merge(found, [remote.name for remote in remotes]), problems)
 
 
-def _read_remote(remote: Remote, keyring: Keyring, complete: Mapping[str, Backup]) -> list[Backup]:
+def _read_remote(
+    remote: Remote, keyring: Keyring, complete: Mapping[str, Backup], shelf: Shelf | None
+) -> list[Backup]:
     backups: list[Backup] = []
     pulse = _Pulse(remote)
 
@@ -110,15 +120,30 @@ def _read_remote(remote: Remote, keyring: Keyring, complete: Mapping[str, Backup
         backup = complete.get(backup_id)
         if backup is not None and remote.name in backup.providers:
             backup = replace(backup, providers=(remote.name,))
-        else:
-            backup = read_backup(remote, backup_id, keyring)
+        elif shelf is None or (backup := _kept(shelf, backup_id, remote.name, keyring)) is None:
+            backup = read_backup(remote, backup_id, keyring, shelf)
             pulse.feel(backup)
         if backup is not None:
             backups.append(backup)
 
-    newest_first = reversed(repository.backup_ids(remote))  # the oldest may be archived
-    _in_parallel(read_one, newest_first, _READERS)
+    ids = repository.backup_ids(remote)
+    if shelf is not None:
+        shelf.drop_all_but(frozenset(ids))
+    _in_parallel(read_one, reversed(ids), _READERS)  # newest first: the oldest may be archived
     return backups
+
+
+def _kept(shelf: Shelf, backup_id: str, name: str, keyring: Keyring) -> Backup | None:
+    """A complete backup that this provider had when it was read before."""
+    sealed = shelf.read(backup_id)
+    if sealed is None:
+        return None
+    try:
+        signed = repository.open_manifest(sealed, backup_id, keyring)
+    except (IntegrityError, KeysError):  # spoilt here, or the keys are others now: look again
+        return None
+    found = Backup(backup_id, "complete", (name,), signed.document.head, signed)
+    return found if signed.trusted else None
 
 
 class _Pulse:
@@ -162,15 +187,21 @@ def _in_parallel(work: Callable[[Item], None], items: Iterable[Item], threads: i
             future.result()
 
 
-def read_backup(remote: Remote, backup_id: str, keyring: Keyring) -> Backup | None:
-    """What one provider has under this id. Raises ProviderError, IntegrityError."""
+def read_backup(
+    remote: Remote, backup_id: str, keyring: Keyring, shelf: Shelf | None = None
+) -> Backup | None:
+    """What one provider has under this id. Raises ProviderError, IntegrityError.
+
+    The manifest of a complete one is kept on the ``shelf``.
+    """
     backup = Backup(backup_id, "sealed", (remote.name,))
     try:
         stored = remote.stat(repository.object_path(backup_id, repository.MANIFEST))
         if stored is None or not stored.size:  # empty: a run was killed while it wrote it
             return _read_unfinished(remote, backup, keyring)
         repository.check_document_size(repository.MANIFEST, stored.size)
-        signed = repository.load_manifest(remote, backup_id, keyring)
+        sealed = repository.get_manifest(remote, backup_id)
+        signed = repository.open_manifest(sealed, backup_id, keyring)
     except NoKeyError:
         return replace(backup, note="no key here opens it")
     except IntegrityError as error:
@@ -180,6 +211,8 @@ def read_backup(remote: Remote, backup_id: str, keyring: Keyring) -> Backup | No
         # One archived or forbidden object must not hide the others.
         return replace(backup, status="unreadable", note=str(error))
     status: Status = "complete" if signed.trusted else "untrusted"
+    if shelf is not None and signed.trusted:
+        shelf.keep(backup_id, sealed)
     return replace(backup, status=status, head=signed.document.head, signed=signed)
 
 

@@ -168,7 +168,16 @@ def is_chunk(name: str) -> bool:
 
 def load_manifest(remote: Remote, backup_id: str, keyring: Keyring) -> Signed[Manifest]:
     """The manifest of a finished backup. Raises ProviderError, IntegrityError."""
-    sealed = remote.get(object_path(backup_id, MANIFEST), limit=DOCUMENT_LIMIT)
+    return open_manifest(get_manifest(remote, backup_id), backup_id, keyring)
+
+
+def get_manifest(remote: Remote, backup_id: str) -> bytes:
+    """The sealed object. Raises ProviderError."""
+    return remote.get(object_path(backup_id, MANIFEST), limit=DOCUMENT_LIMIT)
+
+
+def open_manifest(sealed: bytes, backup_id: str, keyring: Keyring) -> Signed[Manifest]:
+    """Raises IntegrityError if it is not that of this backup."""
     signed = open_document(sealed, Manifest, keyring)
     if signed.document.head.id != backup_id:
         # An old manifest, validly signed, copied under a new name.
@@ -230,8 +239,18 @@ def missing_objects(manifest: Manifest, receipts: list[Receipt], held: dict[str,
     return [name for name, size in _expected(manifest, receipts) if held.get(name) != size]
 
 
-def is_whole(manifest: Manifest, held: dict[str, int]) -> bool:
-    """Whether all objects are in ``held`` (name to size), as far as that can be told without
+def is_held(remote: Remote, signed: Signed[Manifest]) -> bool:
+    """Whether the provider has this very manifest, which may be known from an earlier run, and all
+    that it names. Raises ProviderError, IntegrityError."""
+    backup_id = signed.document.head.id
+    sizes = object_sizes(remote, backup_id)
+    if MANIFEST not in sizes or not _is_whole(signed.document, sizes):
+        return False
+    return hashlib.sha256(get_manifest(remote, backup_id)).hexdigest() == signed.sha256
+
+
+def _is_whole(manifest: Manifest, held: dict[str, int]) -> bool:
+    """Whether its objects are in ``held`` (name to size), as far as that can be told without
     reading the receipts: every name, the size of every index, and of all chunks together."""
     if any(held.get(one.name) != one.size for one in manifest.indexes):
         return False

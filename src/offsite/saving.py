@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 
 from offsite import (
+    cache,
     catalog,
     choosing,
     connect,
@@ -53,7 +54,8 @@ def read_catalog(
     What a provider has must be known: else a full backup might go where an increment would do.
     ``known``: what was read before in this run.
     """
-    found = catalog.read(remotes, connect.catalog_keyring(config), known)
+    shelves = {one.name: cache.shelf(one) for one in config.providers}
+    found = catalog.read(remotes, connect.catalog_keyring(config), known, shelves)
     for name, why in found.problems.items():
         failed[name] = f"its backups cannot be read: {why}"
         progress.dropped(name, failed[name])

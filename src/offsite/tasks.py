@@ -198,12 +198,12 @@ def _shelf(
 
 
 def _is_held(remote: Remote, backup: Backup, progress: Progress) -> bool:
+    assert backup.signed is not None
     try:
-        sizes = repository.object_sizes(remote, backup.id)
+        return repository.is_held(remote, backup.signed)
     except (ProviderError, IntegrityError) as error:
         progress.warning(f"{remote.name}: backup {backup.id} cannot be listed: {error}")
         return False
-    return repository.is_whole(backup.manifest, sizes)
 
 
 def _tell_useless(backup: Backup, names: Sequence[str], progress: Progress) -> None:
