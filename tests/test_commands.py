@@ -79,6 +79,22 @@ def end(running: subprocess.Popen[str], status: int = 0) -> str:
     return out + err
 
 
+@pytest.mark.parametrize("name", ["manifest.age", "index-00000.age", "chunk-00000000.zfs.zst.age"])
+def test_what_a_provider_lost_is_given_to_it_again(home: Home, tmp_path: Path, name: str) -> None:
+    """The second run knows it, and keeps that; the third one asks what is there all the same."""
+    backup = ("--backup", "tank/photos@monday")
+    assert [home.offsite(*backup).status for _ in range(2)] == [0, 0]
+    (lost,) = (tmp_path / "two").rglob(name)
+    (kept,) = (tmp_path / "one").rglob(name)
+    lost.unlink()
+    again = home.offsite(*backup)
+    assert again.status == 0, again
+    assert "two does not have all of the complete backup" in again.stderr
+    assert lost.read_bytes() == kept.read_bytes()
+    assert home.calls("send") == []
+    assert "does not have all" not in home.offsite(*backup).stderr
+
+
 def statuses(home: Home) -> list[tuple[str, Any]]:
     rows = home.offsite("--list", "--json").json["backups"]
     return sorted((row["status"], row["providers"]) for row in rows)

@@ -205,6 +205,7 @@ def spread(work: Run, already: Backup, others: Sequence[Remote] = ()) -> Done:
 
 def _with_their_own(work: Run, already: Backup, keyring: Keyring) -> set[str]:
     """The providers with another complete backup of this id; those that do not tell are dropped."""
+    assert already.signed is not None
     own: set[str] = set()
     for remote in work.mirror.live:
         if remote.name in already.providers:
@@ -216,6 +217,8 @@ def _with_their_own(work: Run, already: Backup, keyring: Keyring) -> set[str]:
         except ProviderError as error:
             work.mirror.drop(remote.name, error)
             continue
+        if found is not None and found.signed and found.signed.sha256 == already.signed.sha256:
+            continue  # it lacks something else
         if found is not None and found.status in {"sealed", "unreadable"}:
             why = f"it has another manifest of backup {already.id} ({found.note})"
             work.mirror.drop(remote.name, ProviderError(why))

@@ -134,7 +134,10 @@ def divide(
             left[:] = [one for one in left if one not in group]
             tasks.append(replace(task, remotes=group))
 
-    copies = _unless_full(policy, known.copies(source.snapshot, source.label))
+    complete = _unless_full(policy, known.copies(source.snapshot, source.label))
+    copies = [
+        one for one in (_whole(each, shelves, progress) for each in complete) if one.providers
+    ]
     having = {name for one in copies for name in one.providers}
     for backup in copies:
         others = [one.name for one in shelves if one.wants(backup) and one.name not in having]
@@ -150,6 +153,19 @@ def divide(
         choice = choices[left[0].name]
         take({one.name for one in left if _alike(choices[one.name], choice)}, Task((), choice))
     return tasks
+
+
+def _whole(backup: Backup, shelves: Sequence[_Shelf], progress: Progress) -> Backup:
+    """Only where all of it is still there: the others are given what they lost."""
+    lacking = {
+        shelf.name
+        for shelf in shelves
+        if shelf.name in backup.providers and not shelf.stock.held(backup)
+    }
+    for name in sorted(lacking):
+        progress.warning(f"{name} does not have all of the complete backup {backup.id} any more")
+    left = tuple(name for name in backup.providers if name not in lacking)
+    return replace(backup, providers=left)
 
 
 def _unless_full(policy: Policy, backups: Sequence[Backup]) -> list[Backup]:
