@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import struct
 import subprocess
 import sys
 import tempfile
@@ -15,6 +16,7 @@ from typing import Any
 
 import pytest
 
+from offsite.zfs.records import MAGIC
 from tests import repo, whole
 from tests.test_slow_provider import environment, size_of_file
 from tests.whole import DATASET, TARGET, Home
@@ -112,6 +114,20 @@ def test_the_bookmark_is_made_before_the_stream_begins(home: Home) -> None:
     (stream,) = home.calls("send")[-1:]
     assert home.calls("bookmark") == [mark]
     assert order.index(mark) < order.index(stream)
+
+
+def test_a_stream_of_a_big_endian_machine_is_refused_before_a_chunk_is_stored(home: Home) -> None:
+    begin = struct.pack(">IIQQQIIQQ", 0, 0, MAGIC, 1, 1700000000, 2, 0, 77, 0).ljust(312, b"\0")
+    home.snapshot("monday", begin + STREAM[312:], guid=77)
+    ran = home.offsite("--backup", MONDAY)
+    assert ran.status == 1
+    assert "the stream is none that Offsite handles" in ran.stderr
+    assert "from a big-endian machine" in ran.stderr
+    (hint,) = [line for line in ran.stderr.splitlines() if line.startswith("HINT: ")]
+    assert "little-endian" in hint
+    assert "kept" not in hint
+    for name in ("one", "two"):
+        assert not list((home.folder.parent / name).rglob("chunk-*"))
 
 
 @pytest.mark.parametrize("content", [None, "", "# public key: none\n"])

@@ -195,7 +195,7 @@ def big_endian(head: bytes) -> bytes:
 @pytest.mark.parametrize(
     ("rest", "error", "why"),
     [
-        (big_endian(begin(Feature.RESUMING)), NoSeamError, "big-endian"),
+        (big_endian(begin(Feature.RESUMING)), StreamError, "big-endian"),
         (begin(Feature.RESUMING | Feature.DEDUP), NoSeamError, "DEDUP"),
         (begin(Feature.RESUMING | Feature.REDACTED), NoSeamError, "REDACTED"),
         (bytes(400), StreamError, "does not start with a BEGIN"),

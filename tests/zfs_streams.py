@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from hypothesis import strategies as st
 
-from offsite.zfs.records import HEADER_SIZE, LAYOUTS, MAGIC, Feature, Kind, read_header
+from offsite.zfs.records import HEADER_SIZE, MAGIC, Feature, Kind, read_header
 
 MASK = (1 << 64) - 1
 STATE = struct.Struct("<4Q")
@@ -101,7 +101,7 @@ def split(stream: bytes) -> list[bytes]:
     at = HEADER_SIZE + int.from_bytes(stream[4:8], "little")
     parts = [stream[:at]]
     while at < len(stream):
-        *_, size = read_header(LAYOUTS[0], memoryview(stream), at)
+        *_, size = read_header(memoryview(stream), at)
         parts.append(stream[at : at + HEADER_SIZE + size])
         at += len(parts[-1])
     return parts
@@ -122,7 +122,7 @@ class Place:
 
 
 def place(part: bytes) -> Place:
-    kind, number, offset, _ = read_header(LAYOUTS[0], memoryview(part), 0)
+    kind, number, offset, _ = read_header(memoryview(part), 0)
     return Place(Kind(kind), number, offset)
 
 

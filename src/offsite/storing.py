@@ -104,14 +104,14 @@ def send(
             indexes.flush()
         except StoppedError as stopped:
             name = subject.snapshot.full_name
-            count = indexes.chunks if indexes.references else stored
+            count = _kept(indexes, stored)
             raise StoppedError(
                 f"stopped; {count} chunks are stored, but {name} is not backed up",
                 hint="the same command goes on from there; see: offsite --list "
                 f"{head.dataset.name}",
             ) from stopped
         except OffsiteError as error:
-            _keep(indexes, error)
+            _keep(indexes, stored, error)
             raise
         signed = _commit(indexes, properties, previous)
     # What began it may have been killed, and hold the snapshot for providers that are not of this
@@ -132,11 +132,16 @@ def _tell_if_large(estimate: int, base: Base, progress: Progress) -> None:
         )
 
 
-def _keep(indexes: IndexWriter, error: OffsiteError) -> None:
+def _kept(indexes: IndexWriter, stored: int) -> int:
+    """How many chunks there are; ``stored`` were when the run began."""
+    return indexes.chunks if indexes.references else stored
+
+
+def _keep(indexes: IndexWriter, stored: int, error: OffsiteError) -> None:
     """What a failed run still can do, and what its error should tell."""
     with suppress(OffsiteError):  # what the providers know spares another machine work
         indexes.flush()
-    if not isinstance(error, IntegrityError):
+    if not isinstance(error, IntegrityError) and _kept(indexes, stored):
         kept = "what is stored is kept: the same command goes on from there"
         error.hint = f"{error.hint}; {kept}" if error.hint else kept
 

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 
 from offsite.zfs import fletcher
 from offsite.zfs.mend import MendedSource, Mender
-from offsite.zfs.records import HEADER_SIZE, Feature, Kind
-from offsite.zfs.seams import CHECKSUM_AT, Seam
+from offsite.zfs.records import CHECKSUM_AT, HEADER_SIZE, Feature, Kind
+from offsite.zfs.seams import Seam
 from offsite.zfs.stream import Begin
 from offsite.zfs.walk import NoSeamError, Record, Source, read_begin, state_after, walk
 

@@ -12,10 +12,9 @@ import struct
 from collections.abc import Iterable, Iterator
 
 from offsite.zfs.fletcher import State, carry, difference
-from offsite.zfs.records import HEADER_SIZE, Kind
-from offsite.zfs.seams import CHECKSUM_AT
+from offsite.zfs.records import CHECKSUM, CHECKSUM_AT, HEADER_SIZE, Kind
 from offsite.zfs.stream import StreamError
-from offsite.zfs.walk import CHECKSUM, Source, read_record
+from offsite.zfs.walk import Source, read_record
 
 _MASK = (1 << 64) - 1
 _WORDS = struct.Struct("<8I")  # a checksum as the words that are summed

@@ -2,7 +2,8 @@
 
 A stream is BEGIN, records, END. Each is a header of 312 bytes (``dmu_replay_record_t``), then its
 payload. Source: OpenZFS include/sys/zfs_ioctl.h, the same from 2.1 to 2.4. Byte order is the
-sender's; BEGIN's magic tells it.
+sender's, and BEGIN's magic tells it; only little-endian streams are handled, for no machine of the
+other order was ever at hand.
 """
 
 from __future__ import annotations
@@ -10,13 +11,13 @@ from __future__ import annotations
 import enum
 import re
 import struct
-from collections.abc import Collection
-from dataclasses import dataclass
-from typing import Literal
 
 HEADER_SIZE = 312
-CHECKSUM_AT = 280  # where every header but BEGIN's has its checksum, drr_checksum: four u64
+# The last 32 bytes of every header but BEGIN's, drr_checksum: the Fletcher-4 state of the stream up
+# to them, four u64. Source: dump_record in module/zfs/dmu_send.c.
+CHECKSUM_AT = HEADER_SIZE - 32
 MAGIC = 0x2F5BACBAC  # DMU_BACKUP_MAGIC
+SWAPPED_MAGIC = int.from_bytes(MAGIC.to_bytes(8, "big"), "little")  # of a big-endian sender
 COMPOUND = 2  # header type (bits 0 and 1 of BEGIN's version) of zfs send -R and -p
 
 # What the kernel takes at most; a longer payload is damage, or an attack.
@@ -84,59 +85,32 @@ FIELDS = {
 }
 
 
-@dataclass(frozen=True)
-class Layout:
-    """Where the fields are, for one byte order. Structs are unpacked at a header's start.
-
-    Those from ``kind`` on have only what it takes to follow a stream: they are quick.
-    """
-
-    order: Literal["<", ">"]
-    whole: dict[Kind, struct.Struct]  # drr_type and all of FIELDS
-    checksum: struct.Struct  # the exception: four words, to be unpacked at CHECKSUM_AT
-    kind: struct.Struct  # drr_type
-    begin: struct.Struct  # all of FIELDS
-    write: struct.Struct  # drr_type, object, offset, logical size, compression, compressed size
-    embedded: struct.Struct  # object, offset, psize
-    object: struct.Struct  # object, bonuslen, raw_bonuslen
-    spill: struct.Struct  # length, compressed size
-
-
-def _layout(order: Literal["<", ">"]) -> Layout:
-    def only(kind: Kind, *names: str) -> struct.Struct:
-        return _struct(order, kind, names)
-
-    return Layout(
-        order=order,
-        whole={kind: only(kind, "kind", *field_codes(kind)) for kind in Kind},
-        checksum=struct.Struct(order + "4Q"),
-        kind=struct.Struct(order + "I"),
-        begin=only(Kind.BEGIN, *field_codes(Kind.BEGIN)),
-        write=only(
-            Kind.WRITE,
-            *("kind", "object", "offset", "logical_size", "compressiontype", "compressed_size"),
-        ),
-        embedded=only(Kind.WRITE_EMBEDDED, "object", "offset", "psize"),
-        object=only(Kind.OBJECT, "object", "bonuslen", "raw_bonuslen"),
-        spill=only(Kind.SPILL, "length", "compressed_size"),
-    )
-
-
 def field_codes(kind: Kind) -> dict[str, str]:
     """A record's fields, in order: their names and struct codes."""
     return dict(re.findall(r"(\w+):(\w+)", FIELDS[kind]))
 
 
-def _struct(order: str, kind: Kind, names: Collection[str]) -> struct.Struct:
-    """Unpacks these fields of a record and skips the others."""
-    codes = order
+def _struct(kind: Kind, *wanted: str) -> struct.Struct:
+    """Unpacks these fields of a record at its start, and skips the others."""
+    codes = "<"
     for field in f"kind:I {FIELDS[kind]}".split():
         name, _, code = field.rpartition(":")
-        codes += code if name in names else f"{struct.calcsize('=' + code)}x"
+        codes += code if name in wanted else f"{struct.calcsize('=' + code)}x"
     return struct.Struct(codes)
 
 
-LAYOUTS = (_layout("<"), _layout(">"))
+CHECKSUM = struct.Struct("<4Q")  # at CHECKSUM_AT
+KIND = struct.Struct("<I")
+BEGIN = _struct(Kind.BEGIN, *field_codes(Kind.BEGIN))
+WHOLE = {kind: _struct(kind, "kind", *field_codes(kind)) for kind in Kind}  # drr_type and all
+
+# Only what it takes to follow a stream: they are quick.
+_OF_WRITE = _struct(
+    Kind.WRITE, "kind", "object", "offset", "logical_size", "compressiontype", "compressed_size"
+)
+_OF_EMBEDDED = _struct(Kind.WRITE_EMBEDDED, "object", "offset", "psize")
+_OF_OBJECT = _struct(Kind.OBJECT, "object", "bonuslen", "raw_bonuslen")
+_OF_SPILL = _struct(Kind.SPILL, "length", "compressed_size")
 _WITH_OFFSET = frozenset({Kind.FREE, Kind.REDACT, Kind.WRITE_BYREF})
 _WITHOUT_OFFSET = frozenset({Kind.FREEOBJECTS, Kind.OBJECT_RANGE, Kind.END})
 
@@ -145,28 +119,26 @@ _OBJECT, _WRITE, _EMBEDDED = int(Kind.OBJECT), int(Kind.WRITE), int(Kind.WRITE_E
 _SPILL = int(Kind.SPILL)
 
 
-def read_header(
-    layout: Layout, data: memoryview | bytearray | bytes, at: int
-) -> tuple[int, int, int, int]:
+def read_header(data: memoryview | bytearray | bytes, at: int) -> tuple[int, int, int, int]:
     """(kind, object, offset, payload length) of the record after BEGIN whose header is at ``at``.
 
     ``object`` is the first one of a range; ``offset`` is in bytes of the object and 0 where a
     record has none. Raises ValueError for an unknown kind and for a length no sender makes.
     """
-    kind, number, offset, size, compression, packed = layout.write.unpack_from(data, at)
+    kind, number, offset, size, compression, packed = _OF_WRITE.unpack_from(data, at)
     if kind == _WRITE:
         size, limit = packed if compression else size, BLOCK_LIMIT
     elif kind == _OBJECT:
-        number, bonus, size = layout.object.unpack_from(data, at)
+        number, bonus, size = _OF_OBJECT.unpack_from(data, at)
         offset, size, limit = 0, size or _round_up(bonus), BONUS_LIMIT
     elif kind == _EMBEDDED:
-        number, offset, size = layout.embedded.unpack_from(data, at)
+        number, offset, size = _OF_EMBEDDED.unpack_from(data, at)
         size, limit = _round_up(size), EMBEDDED_LIMIT
     elif kind == _SPILL:
-        size, packed = layout.spill.unpack_from(data, at)
+        size, packed = _OF_SPILL.unpack_from(data, at)
         offset, size, limit = 0, packed or size, BLOCK_LIMIT
     elif kind in _WITH_OFFSET:
-        number, offset, _ = layout.embedded.unpack_from(data, at)
+        number, offset, _ = _OF_EMBEDDED.unpack_from(data, at)
         size = limit = 0
     elif kind in _WITHOUT_OFFSET:
         offset = size = limit = 0

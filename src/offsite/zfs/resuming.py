@@ -24,11 +24,9 @@ from collections.abc import Iterable, Iterator
 from offsite.zfs import fletcher, nvlist
 from offsite.zfs.fletcher import State
 from offsite.zfs.mend import Mender, mended
-from offsite.zfs.records import HEADER_SIZE, Feature, Kind
-from offsite.zfs.seams import CHECKSUM_AT
+from offsite.zfs.records import CHECKSUM, CHECKSUM_AT, HEADER_SIZE, Feature, Kind
 from offsite.zfs.stream import StreamError
 from offsite.zfs.walk import (
-    CHECKSUM,
     NoSeamError,
     Pieces,
     Record,

@@ -5,9 +5,7 @@ from __future__ import annotations
 import hashlib
 from dataclasses import dataclass
 
-from offsite.zfs.records import HEADER_SIZE
-
-CHECKSUM_AT = HEADER_SIZE - 32  # drr_checksum: the last 32 bytes of every header but BEGIN's
+from offsite.zfs.records import CHECKSUM_AT, HEADER_SIZE
 
 
 @dataclass(frozen=True)

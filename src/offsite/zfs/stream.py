@@ -12,14 +12,15 @@ from dataclasses import dataclass
 
 from offsite.errors import ZfsError
 from offsite.zfs.records import (
+    BEGIN,
     BEGIN_LIMIT,
     COMPOUND,
     HEADER_SIZE,
-    LAYOUTS,
+    KIND,
     MAGIC,
+    SWAPPED_MAGIC,
     Feature,
     Kind,
-    Layout,
     read_header,
 )
 from offsite.zfs.seams import Place, Seam, Tally
@@ -41,8 +42,15 @@ _Mark = tuple[int, int, int, int]  # object, offset, begin, end
 class StreamError(ZfsError):
     """The bytes are no plain ZFS send stream; ``offset`` is the byte where that shows."""
 
-    def __init__(self, offset: int, why: str) -> None:
-        super().__init__(f"the stream is not a ZFS send stream at byte {offset}: {why}")
+    def __init__(
+        self,
+        offset: int,
+        why: str,
+        *,
+        says: str = "the stream is not a ZFS send stream",
+        hint: str | None = None,
+    ) -> None:
+        super().__init__(f"{says} at byte {offset}: {why}", hint=hint)
         self.offset = offset
 
 
@@ -88,13 +96,12 @@ class Follower:
     """
 
     def __init__(self, begin: Begin | None = None, seam: Seam | None = None) -> None:
-        """With ``begin`` and ``seam``: of a little-endian stream, from behind that record on."""
+        """With ``begin`` and ``seam``: from behind that record on."""
         place = seam.place if seam else None
         self.position = place.end if place else 0
         self.begin = begin
         self.ended = False
         self.counts = [0] * len(Kind)
-        self._layout: Layout = LAYOUTS[0]
         self._next = self.position  # position of the next header
         self._held = bytearray()  # its first bytes, if it was cut
         self._cut: tuple[int, bytes] | None = None  # the last header that began in another chunk
@@ -189,7 +196,7 @@ class Follower:
         if self.begin is None:
             return self._follow_begin(data, inside, at)
         try:
-            kind, number, offset, size = read_header(self._layout, data, inside)
+            kind, number, offset, size = read_header(data, inside)
         except ValueError as error:
             raise StreamError(at, str(error)) from None
         self.counts[kind] += 1
@@ -209,21 +216,24 @@ class Follower:
         return after
 
     def _follow_begin(self, data: memoryview | bytearray, inside: int, at: int) -> int:
-        for layout in LAYOUTS:
-            size, magic, version, time, kind, flags, toguid, fromguid, name = (
-                layout.begin.unpack_from(data, inside)
+        size, magic, version, time, kind, flags, toguid, fromguid, name = BEGIN.unpack_from(
+            data, inside
+        )
+        if magic == SWAPPED_MAGIC:
+            raise StreamError(
+                at,
+                "it is from a big-endian machine (SPARC, s390x, older POWER)",
+                says="the stream is none that Offsite handles",
+                hint="only little-endian ones are; zfs send and zfs receive alone take both",
             )
-            if magic == MAGIC:
-                break
-        else:
+        if magic != MAGIC:
             raise StreamError(at, "it does not start with a BEGIN record")
         if version & 3 == COMPOUND:
             raise StreamError(at, "a compound stream (zfs send -R or -p) holds several")
-        if version & 3 != _SUBSTREAM or layout.kind.unpack_from(data, inside)[0] != Kind.BEGIN:
+        if version & 3 != _SUBSTREAM or KIND.unpack_from(data, inside)[0] != Kind.BEGIN:
             raise StreamError(at, "it does not start with a BEGIN record")
         if size > BEGIN_LIMIT or kind not in _OBJSET_TYPES:
             raise StreamError(at, f"its BEGIN record is damaged (type {kind}, {size} bytes)")
-        self._layout = layout
         self.begin = Begin(
             toname=name.partition(b"\0")[0].decode(errors="backslashreplace"),
             toguid=toguid,

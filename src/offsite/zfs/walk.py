@@ -1,13 +1,11 @@
 """A send stream record by record, where two streams are to be joined.
 
 Only what lies before a join is read this way: a record at a time, as a whole, compared with its
-checksum. Little-endian streams only (see BEGIN's magic), the byte order in which Fletcher-4 is
-summed here.
+checksum.
 """
 
 from __future__ import annotations
 
-import struct
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Protocol
@@ -15,15 +13,9 @@ from typing import Protocol
 from offsite.errors import ZfsError
 from offsite.zfs import fletcher
 from offsite.zfs.fletcher import State
-from offsite.zfs.records import HEADER_SIZE, LAYOUTS, MAGIC, Feature, read_header
-from offsite.zfs.seams import CHECKSUM_AT
+from offsite.zfs.records import BEGIN, CHECKSUM, CHECKSUM_AT, HEADER_SIZE, Feature, read_header
 from offsite.zfs.stream import Begin, Follower, StreamError
 
-# drr_checksum: the Fletcher-4 state of the stream up to it. Source: dump_record in
-# module/zfs/dmu_send.c.
-CHECKSUM = struct.Struct("<4Q")
-
-_LITTLE, _ = LAYOUTS
 _REFUSED = Feature.DEDUP | Feature.REDACTED
 
 
@@ -116,16 +108,14 @@ def read_begin(source: Source) -> tuple[Begin, bytes]:
 def parse_begin(data: bytes | bytearray) -> tuple[Begin, int]:
     """What a BEGIN record says, and the length of its payload in bytes.
 
-    Raises StreamError if it is none, and NoSeamError for a big-endian, a deduplicated or a redacted
-    stream: joining them was never tried.
+    Raises StreamError if it is none, and NoSeamError for a deduplicated or a redacted stream:
+    joining them was never tried.
     """
     follower = Follower()
     follower.feed(memoryview(data)[:HEADER_SIZE])
     if follower.begin is None:
         raise StreamError(len(data), "it ended in its BEGIN record")
-    size, magic, *_ = _LITTLE.begin.unpack_from(data)
-    if magic != MAGIC:
-        raise NoSeamError("it is from a big-endian machine")
+    size, *_ = BEGIN.unpack_from(data)
     if size % 4:
         raise StreamError(0, f"its BEGIN record has a payload of {size} bytes")
     if refused := follower.begin.features & _REFUSED:
@@ -134,9 +124,9 @@ def parse_begin(data: bytes | bytearray) -> tuple[Begin, int]:
 
 
 def read_record(data: memoryview | bytearray, at: int, position: int) -> tuple[int, int, int, int]:
-    """``records.read_header`` of a little-endian stream; its errors are StreamErrors."""
+    """``records.read_header``; its errors are StreamErrors."""
     try:
-        found = read_header(_LITTLE, data, at)
+        found = read_header(data, at)
     except ValueError as error:
         raise StreamError(position, str(error)) from None
     if found[3] % 4:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from lab import Machine
 from offsite.zfs.command import Zfs
-from offsite.zfs.records import HEADER_SIZE, LAYOUTS, Feature, Kind, read_header
+from offsite.zfs.records import HEADER_SIZE, Feature, Kind, read_header
 
 StreamOf = Callable[[str], bytes]
 
@@ -137,7 +137,7 @@ def walk(data: bytes) -> list[tuple[Kind, int, int, int]]:
     at = HEADER_SIZE + int.from_bytes(data[4:8], "little")
     found = []
     while at < len(data) - HEADER_SIZE:
-        kind, number, offset, size = read_header(LAYOUTS[0], view, at)
+        kind, number, offset, size = read_header(view, at)
         found.append((Kind(kind), number, offset, at))
         at += HEADER_SIZE + size
     return found

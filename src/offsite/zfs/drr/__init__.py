@@ -4,7 +4,7 @@ For tests, for streams that are put together anew, and to look into one. What on
 followed by ``zfs.stream``, a hundred times as fast.
 """
 
-from offsite.zfs.drr.header import layout_of, measure, pack, parse, payload_length
+from offsite.zfs.drr.header import measure, pack, parse, payload_length
 from offsite.zfs.drr.kinds import (
     TO_THE_END,
     Begin,
@@ -37,7 +37,6 @@ __all__ = [
     "Write",
     "WriteByref",
     "WriteEmbedded",
-    "layout_of",
     "measure",
     "pack",
     "parse",

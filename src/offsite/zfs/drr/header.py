@@ -12,40 +12,32 @@ from typing import Any, get_args
 
 from offsite.zfs.drr.kinds import Record
 from offsite.zfs.records import (
+    BEGIN,
     BEGIN_LIMIT,
     CHECKSUM_AT,
     HEADER_SIZE,
-    LAYOUTS,
+    KIND,
     MAGIC,
+    WHOLE,
     Kind,
-    Layout,
     field_codes,
     read_header,
 )
 
-_LITTLE = LAYOUTS[0]
 _CLASSES: dict[Kind, type[Record]] = {each.kind: each for each in get_args(Record)}
 _CODES = {kind: field_codes(kind) for kind in Kind}
 
 
-def layout_of(header: bytes | memoryview) -> Layout:
-    """The byte order of the stream whose BEGIN has this header. Raises ValueError if it is none."""
-    for layout in LAYOUTS:
-        if len(header) == HEADER_SIZE and layout.begin.unpack_from(header)[1] == MAGIC:
-            return layout
-    raise ValueError("it does not start with a BEGIN record")
-
-
-def measure(header: bytes | memoryview, layout: Layout) -> tuple[Kind, int]:
+def measure(header: bytes | memoryview) -> tuple[Kind, int]:
     """The kind of the record with this header, and the length of the payload that follows it.
 
     Raises ValueError for an unknown kind (with its number) and for a length no sender makes.
     """
     if len(header) != HEADER_SIZE:
         raise ValueError(f"a header of {len(header)} bytes")
-    size, magic, *_ = layout.begin.unpack_from(header)
-    if layout.kind.unpack_from(header)[0] != Kind.BEGIN:
-        number, _, _, size = read_header(layout, header, 0)
+    size, magic, *_ = BEGIN.unpack_from(header)
+    if KIND.unpack_from(header)[0] != Kind.BEGIN:
+        number, _, _, size = read_header(header, 0)
     elif magic != MAGIC or size > BEGIN_LIMIT:
         raise ValueError(f"BEGIN record with magic {magic:x} and a payload of {size} bytes")
     else:
@@ -55,27 +47,25 @@ def measure(header: bytes | memoryview, layout: Layout) -> tuple[Kind, int]:
     return Kind(number), size
 
 
-def parse(header: bytes | memoryview, layout: Layout) -> Record:
+def parse(header: bytes | memoryview) -> Record:
     """The record with this header, whose checksum is not looked at.
 
     Raises ValueError as ``measure`` does, and for a header with more in it than its record's
     fields: no sender makes one (``dump_record`` and its callers start from zeros).
     """
-    kind, _ = measure(header, layout)
-    whole = layout.whole[kind]
+    kind, _ = measure(header)
+    whole = WHOLE[kind]
     flat = whole.unpack_from(header)
     size = HEADER_SIZE if kind is Kind.BEGIN else CHECKSUM_AT
     if whole.pack(*flat).ljust(size, b"\0") != header[:size]:
         raise ValueError(f"{kind.name} record with something after or between its fields")
     rest = iter(flat[1:])
     fields = {name: _value(code, rest) for name, code in _CODES[kind].items()}
-    if kind is Kind.BEGIN:
-        fields["big_endian"] = layout.order == ">"
     return _CLASSES[kind](**fields)
 
 
 def pack(record: Record) -> bytes:
-    """A little-endian header, the checksum in it zero.
+    """A header, the checksum in it zero.
 
     Raises ValueError for a record that could not be parsed again as it is.
     """
@@ -83,17 +73,17 @@ def pack(record: Record) -> bytes:
     for name, code in _CODES[record.kind].items():
         flat += getattr(record, name) if code == "4Q" else [getattr(record, name)]
     try:
-        header = _LITTLE.whole[record.kind].pack(*flat).ljust(HEADER_SIZE, b"\0")
+        header = WHOLE[record.kind].pack(*flat).ljust(HEADER_SIZE, b"\0")
     except struct.error as error:
         raise ValueError(f"{record.kind.name} record: {error}") from None
-    if parse(header, _LITTLE) != record:
+    if parse(header) != record:
         raise ValueError(f"a field does not fit: {record}")
     return header
 
 
 def payload_length(record: Record) -> int:
     """How many bytes follow its header. Raises ValueError as ``pack`` does."""
-    return measure(pack(record), _LITTLE)[1]
+    return measure(pack(record))[1]
 
 
 def _value(code: str, flat: Iterator[Any]) -> Any:

@@ -24,7 +24,6 @@ class Begin:
     ``versioninfo``: bits 0 and 1 are 1, DMU_SUBSTREAM (2 in a compound stream); the others are
     records.Feature. ``type``: dmu_objset_type_t, 2 a file system, 3 a volume. ``flags``:
     DRR_FLAG_*. ``fromguid`` is 0 in a full stream. ``toname`` is without the NULs that fill it up.
-    ``big_endian`` is no field but the order of ``magic``'s bytes (``dmu_recv_begin``, dmu_recv.c).
     """
 
     kind: ClassVar[Kind] = Kind.BEGIN
@@ -37,7 +36,6 @@ class Begin:
     toguid: int = 0
     fromguid: int = 0
     toname: bytes = b""
-    big_endian: bool = False
 
 
 @dataclass(frozen=True)

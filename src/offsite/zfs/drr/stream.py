@@ -8,19 +8,16 @@ Sources in OpenZFS: ``dump_record`` and ``dmu_send_impl`` in module/zfs/dmu_send
 
 from __future__ import annotations
 
-import array
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from typing import Protocol, runtime_checkable
 
 from offsite.zfs import fletcher
-from offsite.zfs.drr.header import layout_of, measure, pack, parse
+from offsite.zfs.drr.header import measure, pack, parse
 from offsite.zfs.drr.kinds import Begin, End, Record
 from offsite.zfs.fletcher import ZERO, State
-from offsite.zfs.records import CHECKSUM_AT, HEADER_SIZE, LAYOUTS, Layout
+from offsite.zfs.records import CHECKSUM, CHECKSUM_AT, HEADER_SIZE
 from offsite.zfs.stream import Follower, StreamError
-
-_LITTLE = LAYOUTS[0]
 
 
 @runtime_checkable
@@ -50,43 +47,39 @@ class _Pieces:
 
 
 def read(source: Readable | Iterable[bytes | memoryview]) -> Iterator[tuple[Record, bytes]]:
-    """The records of a stream in either byte order, each with its payload; memory: one record.
+    """The records of a stream, each with its payload; memory: one record.
 
     A header is proved before it is given, BEGIN's and payloads only with the next header: who acts
     on a payload reads on first. END comes last, and only if nothing follows it.
     Raises StreamError for what ``Follower`` refuses (an unknown kind, a length no sender makes, a
-    compound stream, no END), for what ``parse`` refuses, and for checksums that are wrong or,
-    as receivers put up with, zero.
-
-    The payloads of a big-endian stream are given as they came, big-endian inside.
+    compound or a big-endian stream, no END), for what ``parse`` refuses, and for checksums that
+    are wrong or, as receivers put up with, zero.
     """
     stream = source if isinstance(source, Readable) else _Pieces(source)
-    follower, layout, state = Follower(), _LITTLE, ZERO
+    follower, state = Follower(), ZERO
     while not follower.ended:
         at = follower.position
         header = _take(stream, HEADER_SIZE, follower)
         try:
-            layout = layout if at else layout_of(header)
-            record, (_, size) = parse(header, layout), measure(header, layout)
+            record, (_, size) = parse(header), measure(header)
         except ValueError as error:
             raise StreamError(at, str(error)) from None
         payload = _take(stream, size, follower)
         if not isinstance(record, Begin):
-            state = _prove(state, record, header, layout, at)
+            state = _prove(state, record, header, at)
             header = header[CHECKSUM_AT:]
-        state = _sum(state, header + payload, layout)
+        state = fletcher.update(state, header + payload)
         if follower.ended:
             _take(stream, 1, follower)  # raises if there is one
         yield record, payload
 
 
 def write(records: Iterable[tuple[Record, bytes]]) -> Iterator[bytes]:
-    """The little-endian stream of these records and payloads, with all checksums computed.
+    """The stream of these records and payloads, with all checksums computed.
 
     What an End says of its checksum is not looked at. Raises ValueError for what ``pack``
-    refuses, a payload without the length that its record tells, and the records of a big-endian
-    stream (only who knows every object's type could turn its payloads); StreamError for records
-    that are not BEGIN … END.
+    refuses and a payload without the length that its record tells; StreamError for records that
+    are not BEGIN … END.
     """
     follower, state = Follower(), ZERO
     for record, payload in records:
@@ -114,12 +107,12 @@ def _take(stream: Readable, size: int, follower: Follower) -> bytes:
     return bytes(data)
 
 
-def _prove(state: State, record: Record, header: bytes, layout: Layout, at: int) -> State:
+def _prove(state: State, record: Record, header: bytes, at: int) -> State:
     """The state before the header's checksum, which says the same."""
     if isinstance(record, End) and record.checksum != state:
         raise StreamError(at, "the END record has the checksum of another stream")
-    state = _sum(state, header[:CHECKSUM_AT], layout)
-    if layout.checksum.unpack_from(header, CHECKSUM_AT) != state:
+    state = fletcher.update(state, header[:CHECKSUM_AT])
+    if CHECKSUM.unpack_from(header, CHECKSUM_AT) != state:
         raise StreamError(at, f"checksum mismatch: {record.kind.name} record or what is before it")
     return state
 
@@ -127,20 +120,11 @@ def _prove(state: State, record: Record, header: bytes, layout: Layout, at: int)
 def _seal(state: State, record: Record, payload: bytes) -> tuple[bytes, State]:
     """The record's header with its checksums, and the state after its payload."""
     header = pack(replace(record, checksum=state) if isinstance(record, End) else record)
-    _, size = measure(header, _LITTLE)
+    _, size = measure(header)
     if len(payload) != size:
         raise ValueError(f"{record.kind.name} record with {len(payload)} bytes instead of {size}")
     if isinstance(record, Begin):
         return header, fletcher.update(ZERO, header + payload)
     state = fletcher.update(state, header[:CHECKSUM_AT])
-    checksum = _LITTLE.checksum.pack(*state)
+    checksum = CHECKSUM.pack(*state)
     return header[:CHECKSUM_AT] + checksum, fletcher.update(state, checksum + payload)
-
-
-def _sum(state: State, data: bytes, layout: Layout) -> State:
-    """Senders sum the words of their own byte order: see fletcher_4_incremental_byteswap."""
-    if layout.order == ">":
-        words = array.array("I", data)
-        words.byteswap()
-        data = words.tobytes()
-    return fletcher.update(state, data)
