@@ -61,6 +61,7 @@ case "$1 $2" in
 *) exit 0 ;;
 esac
 {give} "{folder}/$file"
+echo "{says}" >&2
 exit {status}
 """
 GONE = "cannot resume send: 'tank/photos@monday' used in the initial send no longer exists"
@@ -119,12 +120,19 @@ class Pool:
         guid, name = SNAPSHOT.guid, SNAPSHOT.full_name
         return Token(where.object, where.offset, 0, guid, name).with_features(features)
 
-    def behave(self, *, most: int | None = None, status: int = 0, tokens: str = SERVED) -> None:
-        """From now on: give ``most`` bytes of any stream, end with ``status``."""
+    def behave(
+        self, *, most: int | None = None, status: int = 0, tokens: str = SERVED, says: str = ""
+    ) -> None:
+        """From now on: give ``most`` bytes of any stream, say that, and end with ``status``."""
         give = "cat" if most is None else f"head -c {most}"
         known = tokens.format(folder=self._folder, refuse=f"{{ {REFUSED}; }}")
         script = _ZFS.format(
-            folder=self._folder, size=len(self.whole), tokens=known, give=give, status=status
+            folder=self._folder,
+            size=len(self.whole),
+            tokens=known,
+            give=give,
+            status=status,
+            says=says,
         )
         (self._folder / "zfs").write_text(script)
         (self._folder / "calls").write_text("")

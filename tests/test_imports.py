@@ -16,6 +16,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("unsigned",),
     ("recovery", "saving"),
     ("choosing", "forecast", "leftovers", "storing"),
+    ("unreadable",),
     ("discard", "fetching", "fits", "pace", "receiving", "shards", "swap", "tofile"),
     (
         "landing",

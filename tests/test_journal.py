@@ -103,6 +103,16 @@ def test_whether_a_manifest_may_have_been_written(written: Journal) -> None:
     assert written.is_unsigned
 
 
+def test_where_zfs_could_not_read_on(written: Journal) -> None:
+    assert written.failed is None
+    filled(written).fail(7, 1 << 40)
+    assert written.failed == (7, 1 << 40)
+    assert told(written) == RECEIPTS
+    assert written.is_unsigned
+    filled(written)  # a run went on since then
+    assert written.failed is None
+
+
 def test_a_receipt_is_on_the_disk_when_add_returns(
     written: Journal, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
@@ -251,6 +261,4 @@ def test_the_whole_hint_says_everything_once(tmp_path: Path) -> None:
     assert ran.status == 1
     error, hint = ran.stderr.splitlines()[-2:]
     assert "cannot be written" in error
-    assert hint == (
-        f"HINT: make room in {where}; what is stored is kept: the same command goes on from there"
-    )
+    assert hint == f"HINT: make room in {where}"  # and nothing is said to be kept

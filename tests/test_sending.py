@@ -8,6 +8,7 @@ import signal
 import threading
 from collections.abc import Iterator
 from dataclasses import replace
+from itertools import accumulate
 from pathlib import Path
 
 import pytest
@@ -35,6 +36,7 @@ from tests.interrupted import (
 )
 from tests.zfs_streams import (
     Record,
+    place,
     resumed,
     seams,
     split,
@@ -380,6 +382,69 @@ def test_what_has_nothing_to_do_with_the_token_is_no_reason_to_send_all_again(
     pool.behave()
     assert machine.run(pool, remote).sent_bytes < len(WHOLE)
     assert machine.restored(remote) == WHOLE
+
+
+UNREADABLE = "warning: cannot send 'tank/photos@monday': Input/output error"
+
+
+def unreadable_behind(
+    machine: Machine, pool: Pool, remote: Provider, at: int, tokens: str = SERVED
+) -> str:
+    """What is told if zfs cannot read what comes behind the part ``at`` of the stream."""
+    sent = FILES[: at + 1]
+    if machine.begun(remote) and tokens == SERVED:
+        seam = machine.history(remote).receipts[-1].seam
+        assert seam is not None
+        stored = next(n for n, end in enumerate(accumulate(map(len, FILES))) if end == seam.end)
+        sent = split_until(pool.answer(token.encode(pool.token(stored))), FILES[at])
+    pool.behave(most=sum(map(len, sent)), status=1, tokens=tokens, says=UNREADABLE)
+    with pytest.raises(ZfsError) as failed:
+        machine.run(pool, remote)
+    remote.fail_after(None)
+    return f"{failed.value} HINT: {failed.value.hint}"
+
+
+def split_until(rest: bytes, part: bytes) -> list[bytes]:
+    """The parts of a resumed stream up to that one."""
+    parts = split(rest)
+    bodies = [one[:280] + one[312:] for one in parts]
+    return parts[: bodies.index(part[:280] + part[312:]) + 1]
+
+
+@pytest.mark.parametrize("tokens", [SERVED, TOO_OLD])
+def test_a_block_that_cannot_be_read_is_told_with_its_place_the_second_time_for_good(
+    machine: Machine, pool: Pool, tokens: str
+) -> None:
+    remote = Provider()
+    first, later = seam_before(FILES, 5000), seam_before(FILES, 9000)
+    where = place(FILES[first])
+    told = unreadable_behind(machine, pool, remote, first, tokens)
+    assert "the pool has unreadable blocks: tank/photos@monday in or soon after" in told
+    assert f"object {where.object}, behind its byte {where.offset}" in told
+    assert "zpool status -v; what is stored is kept: the same command goes on" in told
+    for _ in range(2):
+        told = unreadable_behind(machine, pool, remote, first, tokens)
+        assert f"behind its byte {where.offset}, as in the run before; to try again" in told
+        assert f"-inum {where.object}; if zpool scrub cannot mend it" in told
+        assert "zfs destroy tank/photos@monday, and back up a new snapshot" in told
+    # It was mended; another one is another one.
+    assert "as in the run before" not in unreadable_behind(machine, pool, remote, later, tokens)
+    pool.behave(tokens=tokens)
+    machine.run(pool, remote)
+    assert machine.restored(remote) == WHOLE
+
+
+def test_what_is_damaged_is_named_as_zpool_names_it(
+    machine: Machine, pool: Pool, tmp_path: Path
+) -> None:
+    remote, at = Provider(), seam_before(FILES, 5000)
+    (tmp_path / "pool" / "zpool").write_text(
+        "echo 'errors: Permanent errors have been detected in the following files:'; echo;"
+        "echo '        tank/other@monday:/x'; echo '        tank/photos@monday:/a b.jpg'"
+    )
+    unreadable_behind(machine, pool, remote, at)
+    told = unreadable_behind(machine, pool, remote, at)
+    assert "(damaged: tank/photos@monday:/a b.jpg)" in told
 
 
 def test_stop_while_looking_for_the_seam_is_no_reason_to_send_all_again(

@@ -23,7 +23,7 @@ RECEIPTS = 16
 class IndexWriter:
     """Collects receipts in order; each goes to the journal, every few of them into an index.
 
-    ``features`` are the stream's, once it began.
+    ``features`` are the stream's, once it began; ``last`` the receipt that came last.
     """
 
     mirror: Mirror
@@ -32,6 +32,7 @@ class IndexWriter:
     journal: Journal
     references: list[IndexRef] = field(default_factory=list)
     features: int | None = None
+    last: Receipt | None = None
     chunks: int = 0
     stream_bytes: int = 0
     stored_bytes: int = 0
@@ -98,6 +99,7 @@ class IndexWriter:
 
     def _take(self, receipt: Receipt) -> None:
         self._pending.append(receipt)
+        self.last = receipt
         self.chunks += 1
         self.stream_bytes += receipt.length
         self.stored_bytes += receipt.size

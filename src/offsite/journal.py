@@ -8,6 +8,7 @@ write here can write config.env, too.
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,7 +19,9 @@ from offsite import manifest
 from offsite.errors import IntegrityError, OffsiteError
 from offsite.manifest import FORMAT_VERSION, Index, Receipt
 
-_SIGNED = b"signed\n"  # the last line, and no entry
+# The last line, and no entry.
+_SIGNED = b"signed\n"
+_FAILED = re.compile(rb"failed (\d+) (\d+)\n\Z")
 
 
 def directory() -> Path:
@@ -78,6 +81,22 @@ class Journal:
             _append(self.path, _SIGNED)
         except OSError as error:
             raise _failure(self.path, error) from error
+
+    def fail(self, number: int, offset: int) -> None:
+        """Note that zfs could not read what is behind this block: object, bytes."""
+        try:
+            _append(self.path, f"failed {number} {offset}\n".encode())
+        except OSError as error:
+            raise _failure(self.path, error) from error
+
+    @property
+    def failed(self) -> tuple[int, int] | None:
+        """The block that ``fail`` noted, if no run went on since then."""
+        try:
+            found = _FAILED.search(self.path.read_bytes())
+        except OSError:
+            return None
+        return (int(found[1]), int(found[2])) if found else None
 
     @property
     def is_unsigned(self) -> bool:

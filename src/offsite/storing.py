@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 
 import msgspec
 
-from offsite import catalog, connect, figures, history, manifest, repository, sending
+from offsite import catalog, connect, figures, history, manifest, repository, sending, unreadable
 from offsite.bases import Base
 from offsite.catalog import Backup
 from offsite.config import Config
@@ -97,6 +97,7 @@ def send(
     with subject.held(connect.host(work.config), names, work.progress):
         properties = subject.properties()
         stored = begun.held if begun else 0
+        failed_before, found = indexes.journal.failed, None
         try:
             found = _find(work, sender, begun)
             stored = len(found.receipts) if found else 0
@@ -111,8 +112,9 @@ def send(
                 f"{head.dataset.name}",
             ) from stopped
         except OffsiteError as error:
-            _keep(indexes, stored, error)
-            raise
+            told = unreadable.explained(error, sender, found, failed_before)
+            _keep(indexes, stored, told)
+            raise told from error
         signed = _commit(indexes, properties, previous)
     # What began it may have been killed, and hold the snapshot for providers that are not of this
     # run: the journal reminds the next one of them.

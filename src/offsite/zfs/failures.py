@@ -28,6 +28,7 @@ class Reason(enum.Enum):
     BUSY = enum.auto()  # somebody else uses the dataset just now
     MISFIT = enum.auto()  # the stream's beginning is refused: EINVAL, whatever zfs makes of it
     UNSERVED = enum.auto()  # there is no going on from this resume token, now or later
+    UNREADABLE = enum.auto()  # a block of the pool is damaged, and there is no good copy of it
     OTHER = enum.auto()
 
 
@@ -250,7 +251,12 @@ _LAST = (
         "OpenZFS 0.7 or newer is needed",
         Reason.TOO_OLD,
     ),
-    _Known(r"(?:I/O|Input/output) error", "the pool has unreadable blocks", "see: zpool status -v"),
+    _Known(
+        r"(?:I/O|Input/output) error",
+        "the pool has unreadable blocks",
+        "see: zpool status -v",
+        Reason.UNREADABLE,
+    ),
 )
 
 _ALLOW = {
