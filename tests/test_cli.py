@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from offsite import backup, cli, errors, listing
+from offsite import age, backup, cli, errors, listing
 from offsite.config import Config
 from offsite.member import Wish
 from offsite.progress import Progress
@@ -204,6 +204,41 @@ def test_keys_and_a_list_for_real(home: Path) -> None:
     assert found.stdout == "No backups yet on default. Make one: offsite --backup POOL/DATASET\n"
     assert (found.returncode, found.stderr) == (0, "")
     assert offsite("--list", "--json").stdout == '{\n  "backups": []\n}\n'
+
+
+def test_keys_for_programs(home: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """As many facts as for people, and nothing private."""
+
+    def told(*arguments: str, status: int = 0) -> Any:
+        assert cli.main([*arguments, "--json"]) == status
+        out = capfd.readouterr().out
+        assert "AGE-SECRET-KEY" not in out
+        assert "PRIVATE" not in out
+        return json.loads(out)
+
+    def shown() -> dict[str, Any]:
+        return {key["kind"]: key for key in told("keys", "show")["keys"]}
+
+    before = shown()
+    assert {*before} == {
+        *("age recipients", "age identity", "catalog key", "signing key", "allowed signers"),
+    }
+    assert {tuple(key["public"]) for key in before.values()} == {()}
+    told("keys", "init")
+    keys = shown()
+    identity = home / ".config/age/zfs-backup.txt"
+    assert keys["age identity"]["path"] == str(identity)
+    assert keys["age identity"]["public"] == keys["age recipients"]["public"]
+    assert keys["age identity"]["public"][0] in identity.read_text()
+    assert keys["signing key"]["public"][1].startswith("SHA256:")
+
+    proven = told("keys", "check")["proven"]
+    assert len(proven) == 4
+    assert proven[0] == f"{identity.with_suffix('.pub')}: 1 recipient"
+    identity.with_suffix(".pub").write_text(f"{age.generate_identity().recipient}\n")
+    failed = told("keys", "check", status=2)
+    assert "does not open what is sealed to the recipients" in failed["error"]
+    assert "must be among them" in failed["hint"]
 
 
 def test_no_provider_at_all(home: Path) -> None:

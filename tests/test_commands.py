@@ -16,6 +16,7 @@ from typing import Any
 
 import pytest
 
+from offsite import age
 from offsite.zfs.records import MAGIC
 from tests import repo, whole
 from tests.test_slow_provider import environment, size_of_file
@@ -114,6 +115,34 @@ def test_the_bookmark_is_made_before_the_stream_begins(home: Home) -> None:
     (stream,) = home.calls("send")[-1:]
     assert home.calls("bookmark") == [mark]
     assert order.index(mark) < order.index(stream)
+
+
+def test_what_is_sealed_to_two_recipients_comes_back_with_either_identity_alone(
+    home: Home,
+) -> None:
+    """Two people, each with a safe of his own; a third one has no business there."""
+    folder = home.folder / ".config/age"
+    mine, other, stranger = folder / "zfs-backup.txt", folder / "other.txt", folder / "stranger.txt"
+    for path in (other, stranger):
+        path.touch(mode=0o600)
+    identity = age.generate_identity()
+    other.write_text(f"{identity.secret_line()}\n")
+    stranger.write_text(f"{age.generate_identity().secret_line()}\n")
+    with mine.with_suffix(".pub").open("a") as public:
+        public.write(f"{identity.recipient}\n")
+    assert home.offsite("--backup", MONDAY, "--provider", "one").status == 0
+    own = home.folder / ".config/offsite"
+    for name in ("catalog.key", "signing.key"):  # they are of no use on another machine
+        (own / name).unlink()
+    body = {path: path.read_text() for path in (mine, other, stranger)}
+    for path in body:
+        path.unlink()
+    for path, text in body.items():
+        mine.touch(mode=0o600)
+        mine.write_text(text)
+        ran = home.offsite("--restore", MONDAY, "--as", TARGET, "--provider", "one")
+        assert ran.status == (2 if path == stranger else 0), ran
+        assert home.received == (None if path == stranger else STREAM)
 
 
 def test_a_stream_of_a_big_endian_machine_is_refused_before_a_chunk_is_stored(home: Home) -> None:

@@ -212,6 +212,7 @@ def test_every_option_is_in_the_help(capfd: pytest.CaptureFixture[str]) -> None:
         "backup": ("--as", "--provider", "--dry-run"),
         "restore": ("--as", "--provider", "--host", "--trust-signer", "--dry-run", "status 3"),
         "list": ("--provider", "--host", "--json"),
+        "keys": ("init", "show", "check", "-q", "--json"),
         "": ("--help", "--version", "--quiet", "--verbose", "--json", "130", "datasets failed"),
     }.items():
         cli.main([*verb.split(), "--help"])

@@ -115,11 +115,13 @@ Needs the catalog key or the age identity.
 Exit status 3: some providers could not be read; 1: none could."""
 
 KEYS = """\
-offsite keys init|show|check
+offsite keys init|show|check [--json]
 
   init    make the keys that are missing; existing ones are kept
   show    the public keys, fingerprints and files
   check   prove that what is sealed here can be opened and verified with the keys that are here
+
+  -q, -v, --json     see offsite --help
 
 The age identity (~/.config/age/zfs-backup.txt) alone opens backups. Keep a copy off this machine:
 without it, no backup can be restored."""
