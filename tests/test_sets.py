@@ -55,6 +55,7 @@ case "$*" in
     printf '%s\\t0\\tfilesystem\\tlz4\\t0\\t0\\toff\\t-\\n' "$dataset" >> tree ;;
 "get -Ho value "* | "get -s "* | "get -pHo value "*) echo - ;;
 "get -pHo property,value written"*) printf 'written\\t0\\nmounted\\tno\\n' ;;
+"get -pHo property,source "*) printf 'type\\t-\\n' ;;
 "get "*) printf 'type\\tfilesystem\\t-\\n' ;;
 esac
 """

@@ -52,6 +52,7 @@ case "$*" in
 "holds "*) grep "^$name	" ../holds; true ;;
 "release "*) [ ! -e ../holds ] || sed -i "\\|^$3	$2	|d" ../holds ;;
 "get -Ho value "*) echo - ;;
+"get -pHo property,source "*) printf 'type\\t-\\n' ;;
 "get "*) printf 'type\\tfilesystem\\t-\\n' ;;
 esac
 """

@@ -7,6 +7,7 @@ bytes, times are RFC 3339 in UTC. FORMAT.md describes every field.
 
 from __future__ import annotations
 
+from base64 import b64decode, b64encode
 from typing import Annotated, Any, Literal, TypeVar
 
 import msgspec
@@ -109,8 +110,28 @@ class SetFacts(Struct, frozen=True):
 
 
 class Property(Struct, frozen=True):
+    """``base64`` is there only for a value that is no UTF-8: its bytes. ``value`` then shows it."""
+
     value: Annotated[str, Meta(max_length=8192)]
     source: Annotated[str, Meta(max_length=512)]
+    base64: Annotated[str, Meta(max_length=12288)] | UnsetType = UNSET
+
+    def __post_init__(self) -> None:
+        _ = self.exact
+
+    @classmethod
+    def of(cls, exact: str, source: str) -> Property:
+        """``exact``: with bytes that are no UTF-8 as surrogateescape has them."""
+        given = exact.encode(errors="surrogateescape")
+        shown = given.decode(errors="replace")
+        return cls(shown, source, UNSET if shown == exact else b64encode(given).decode())
+
+    @property
+    def exact(self) -> str:
+        """What ``of`` was given."""
+        if isinstance(self.base64, UnsetType):
+            return self.value
+        return b64decode(self.base64, validate=True).decode(errors="surrogateescape")
 
 
 class Head(Struct, frozen=True, kw_only=True):

@@ -32,11 +32,15 @@ _LOG = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Result:
-    """What a finished program left: decoded output and its exit status (negative: a signal)."""
+    """What a finished program left: decoded output and its exit status (negative: a signal).
+
+    ``raw``: stdout as it came.
+    """
 
     stdout: str
     stderr: str
     status: int
+    raw: bytes
 
 
 def run(
@@ -83,9 +87,8 @@ def run(
         raise
     finally:
         _tell_end(argv, child.returncode, began)
-    return Result(
-        stdout.decode(errors="replace"), stderr.decode(errors="replace"), child.returncode
-    )
+    said = stdout.decode(errors="replace")
+    return Result(said, stderr.decode(errors="replace"), child.returncode, stdout)
 
 
 def _tell_end(argv: Sequence[str], status: int | None, began: float) -> None:

@@ -51,11 +51,11 @@ def choose(manifest: Manifest, which: Which, *, home: bool) -> tuple[Setting, ..
     """
     sources = {"none": (), "local": ("local", "received"), "all": ("local", "received", "inherit")}
     chosen = {
-        name: Setting(name, "none" if name in _SIZES and one.value == "0" else one.value)
+        name: Setting(name, "none" if name in _SIZES and one.value == "0" else one.exact)
         for name, one in sorted(manifest.properties.items())
         if one.source.startswith(sources[which])
         and (which == "all" or home or name not in _PLACES)
-        and _can_be_set(name, one.value, manifest)
+        and _can_be_set(name, one.exact, manifest)
     }
     last = [name for name in (*_PLACES, *_LIMITS) if name in chosen]
     return tuple(chosen[name] for name in (*(one for one in chosen if one not in last), *last))
@@ -69,7 +69,6 @@ def _can_be_set(name: str, value: str, manifest: Manifest) -> bool:
         and name not in _NEVER
         and not name.startswith(_OURS)
         and "\0" not in value  # no argument can hold it
-        and "\ufffd" not in value  # it stands for a byte that was no UTF-8: not what was set
     )
 
 

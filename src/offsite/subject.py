@@ -19,7 +19,7 @@ from offsite.errors import OffsiteError, ZfsError
 from offsite.manifest import DatasetFacts, Head, SendFacts, SetFacts, SnapshotFacts
 from offsite.progress import Progress
 from offsite.repository import Author
-from offsite.zfs import abilities, datasets
+from offsite.zfs import abilities, datasets, properties
 from offsite.zfs.bookmarks import Point
 from offsite.zfs.command import Zfs
 from offsite.zfs.datasets import Dataset, Snapshot
@@ -81,12 +81,12 @@ class Subject:
         return abilities.known_flags(self.zfs, send_flags(self.dataset, config))
 
     def properties(self) -> dict[str, manifest.Property]:
-        """As zfs tells, but for user properties with control characters: no manifest holds them."""
+        """As zfs tells, but for values that are too long for a manifest."""
         kept: dict[str, manifest.Property] = {}
-        for name, one in datasets.properties(self.zfs, self.dataset.name).items():
+        for name, one in properties.effective(self.zfs, self.dataset.name).items():
             with suppress(msgspec.ValidationError):
-                found = {name: {"value": one.value, "source": one.source}}
-                kept |= msgspec.convert(found, dict[manifest.Text, manifest.Property])
+                told = msgspec.to_builtins(manifest.Property.of(one.value, one.source))
+                kept |= msgspec.convert({name: told}, dict[manifest.Text, manifest.Property])
         return kept
 
     @contextmanager

@@ -9,7 +9,7 @@ import pytest
 from lab.world import World
 from tests.lab.test_chain_restore import MARK, get, restored
 
-ODD = "one line\nand\ttwo, ünï \"'$HOME\\n;"
+ODD = "one line\nand\ttwo, ünï \"'$HOME\\n;\tlocal\norg.test:not\tset\tlocal"
 ELSEWHERE = "/tmp/props-elsewhere"
 
 
@@ -126,6 +126,17 @@ def test_what_cannot_be_set_is_one_warning_each(world: World, pool: str, photos:
     assert len(warned) == 1
     assert f"reservation=262144000 could not be set on {pool}/back" in warned[0]
     assert get(world, f"{pool}/back", "quota") == str(300 << 20)
+
+
+def test_a_value_that_is_no_text(world: World, pool: str, photos: str) -> None:
+    world.machine.script(f"zfs set org.test:bytes=\"$(printf 'a\\377\\t\\nb')\" {photos}")
+    world.offsite("--backup", f"{photos}@b")
+    restored(world, photos, "--as", f"{pool}/back", "--verbose")
+    told = [
+        world.machine.script(f"zfs get -Hpo value org.test:bytes {name} | od -An -tx1").stdout
+        for name in (photos, f"{pool}/back")
+    ]
+    assert told == [" 61 ff 09 0a 62 0a\n"] * 2
 
 
 def test_a_volume(world: World, pool: str) -> None:

@@ -89,10 +89,17 @@ class Zfs:
         does not end within ``timeout`` seconds, ConfigError if there is no such program, and
         StoppedError.
         """
+        return self._run(args, timeout).stdout
+
+    def exact(self, *args: str, timeout: float = 60) -> str:
+        """As ``run``; bytes that are no UTF-8 are kept (surrogateescape)."""
+        return self._run(args, timeout).raw.decode(errors="surrogateescape")
+
+    def _run(self, args: Sequence[str], timeout: float) -> process.Result:
         done = self._result(self.argv(*args), f"zfs {args[0]}", timeout=timeout)
         if done.status != 0:
             raise explain(args[0], done.status, done.stderr, host=self.ssh)
-        return done.stdout
+        return done
 
     def usage(self) -> str:
         """What zfs says if it is told nothing to do: how its commands are used, if it works.

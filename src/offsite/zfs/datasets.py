@@ -1,4 +1,4 @@
-"""What there is in the pools: datasets, snapshots, properties, holds. Nothing here destroys,
+"""What there is in the pools: datasets, snapshots, holds. Nothing here destroys,
 but for the remains of an interrupted receive."""
 
 from __future__ import annotations
@@ -28,12 +28,6 @@ _SNAPSHOT_COLUMNS = "name,guid,createtxg,creation"
 _NEAR_NAMES = 3
 _LONGEST_COMMAND = 100_000  # bytes; Linux takes 128 KiB for what ssh passes as one argument
 _RESUME = "receive_resume_token"
-# A user property's value may have tabs and line ends: only a source can end it.
-_PROPERTY = re.compile(
-    r"^(?P<name>[^\t\n]+)\t(?P<value>.*?)"
-    r"\t(?P<source>-|none|local|default|received|temporary|inherited from [^\t\n]+)$",
-    re.MULTILINE | re.DOTALL,
-)
 
 
 @dataclass(frozen=True)
@@ -62,14 +56,6 @@ class Snapshot:
     @property
     def full_name(self) -> str:
         return f"{self.dataset}@{self.name}"
-
-
-@dataclass(frozen=True)
-class Property:
-    """A value in zfs's exact (``-p``) form and where it comes from, e.g. ``local``, ``default``."""
-
-    value: str
-    source: str
 
 
 @dataclass(frozen=True)
@@ -283,16 +269,6 @@ def drop_partial(zfs: Zfs, dataset: str) -> None:
     """Throw away what an interrupted receive left in ``dataset``, and nothing else. ZfsError."""
     check_dataset_name(dataset)
     zfs.run("receive", "-A", dataset, timeout=600)
-
-
-def properties(zfs: Zfs, dataset: str) -> dict[str, Property]:
-    """All effective properties, the user's own ones too. Raises ZfsError."""
-    check_dataset_name(dataset)
-    output = zfs.run("get", "-pHo", "property,value,source", "all", dataset)
-    return {
-        match["name"]: Property(match["value"], match["source"])
-        for match in _PROPERTY.finditer(output)
-    }
 
 
 def _run(zfs: Zfs, *args: str, fine: Collection[Reason]) -> str:

@@ -7,10 +7,11 @@ import pytest
 
 from lab import Machine
 from offsite.errors import UsageError, ZfsError
-from offsite.zfs import abilities, datasets
+from offsite.zfs import abilities, datasets, properties
 from offsite.zfs.command import Zfs
 from offsite.zfs.failures import CommandError, Reason
 from offsite.zfs.names import check_dataset_name, check_snapshot_name
+from offsite.zfs.properties import Property
 from tests.lab.zfs.streams import CASES, StreamOf, receive, send
 
 ASK = """
@@ -128,16 +129,25 @@ def test_estimates_are_near(zfs: Zfs, filled: str, stream_of: StreamOf) -> None:
 def test_properties_are_the_effective_ones(zfs: Zfs, machine: Machine, pool: str) -> None:
     machine.run("zfs", "create", "-o", "recordsize=1M", f"{pool}/a")
     place = f'/{pool}/it\'s "quoted"; $(touch /tmp/pwned)'
-    value = "two\nlines\tand\ttabs\nmore"
+    value = "two\nlines\tand\ttabs\nmore\n"
     machine.run("zfs", "set", f"mountpoint={place}", f"org.offsite:x={value}", f"{pool}/a")
     machine.run("zfs", "set", "compression=zstd", pool)
-    found = datasets.properties(zfs, f"{pool}/a")
-    assert found["recordsize"] == datasets.Property("1048576", "local")
-    assert found["compression"] == datasets.Property("zstd", f"inherited from {pool}")
-    assert found["checksum"] == datasets.Property("on", "default")
-    assert found["mountpoint"] == datasets.Property(place, "local")
-    assert found["org.offsite:x"] == datasets.Property(value, "local")
-    assert found["type"] == datasets.Property("filesystem", "-")
+    plain = properties.effective(zfs, f"{pool}/a").keys()
+    # As if it were two, or one of the next name.
+    forged = "x\tlocal\norg.offsite:z\tforged\tlocal\norg.offsite:z\ttwice\tlocal"
+    machine.run("zfs", "set", f"org.offsite:y={forged}", "org.offsite:z=real", f"{pool}/a")
+    machine.script(f"zfs set org.offsite:bytes=\"$(printf 'a\\377\\tb')\" {pool}/a")
+    found = properties.effective(zfs, f"{pool}/a")
+    assert found.keys() == plain | {f"org.offsite:{name}" for name in ("y", "z", "bytes")}
+    assert found["org.offsite:y"] == Property(forged, "local")
+    assert found["org.offsite:z"] == Property("real", "local")
+    assert found["org.offsite:bytes"] == Property("a\udcff\tb", "local")
+    assert found["recordsize"] == Property("1048576", "local")
+    assert found["compression"] == Property("zstd", f"inherited from {pool}")
+    assert found["checksum"] == Property("on", "default")
+    assert found["mountpoint"] == Property(place, "local")
+    assert found["org.offsite:x"] == Property(value, "local")
+    assert found["type"] == Property("filesystem", "-")
     assert machine.run("test", "-e", "/tmp/pwned", check=False).status == 1
 
 

@@ -7,7 +7,7 @@ from itertools import pairwise
 import pytest
 
 from lab import Machine
-from offsite.zfs import datasets, token
+from offsite.zfs import properties, token
 from offsite.zfs.command import Zfs
 from offsite.zfs.failures import CommandError
 from offsite.zfs.join import join
@@ -86,7 +86,7 @@ def receive_part(zfs: Zfs, target: str, data: bytes) -> Token:
     """Let the stream end early; what the target then wants."""
     with pytest.raises(CommandError), zfs.receive(target, flags=("-s", "-u")) as stream:
         stream.write(data)
-    return token.decode(datasets.properties(zfs, target)["receive_resume_token"].value)
+    return token.decode(properties.effective(zfs, target)["receive_resume_token"].value)
 
 
 def continued(data: bytes, wanted: Token) -> bytes:

@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 
 from lab import Machine
-from offsite.zfs import datasets, nvlist, token
+from offsite.zfs import datasets, nvlist, properties, token
 from offsite.zfs.command import Zfs
 from offsite.zfs.failures import CommandError
 from offsite.zfs.records import HEADER_SIZE, Kind
@@ -46,7 +46,7 @@ def test_the_token_of_a_receive_that_was_cut(
         receive(zfs, target, stream_of("full"))
     with pytest.raises(CommandError), zfs.receive(target, flags=("-s", "-u")) as stream:
         stream.write(data[:cut])
-    text = datasets.properties(zfs, target)["receive_resume_token"].value
+    text = properties.effective(zfs, target)["receive_resume_token"].value
     found = token.decode(text)
     assert token.encode(found) == text
     source = f"{filled}/{CASES[name].dataset}"

@@ -1,0 +1,68 @@
+"""What is set on datasets. A user property's value may be any bytes but NUL: tabs, line ends too.
+
+Values are as ``zfs get -p`` writes them; bytes that are no UTF-8 are kept (surrogateescape).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from offsite.zfs.command import Zfs
+from offsite.zfs.names import check_dataset_name
+
+_SET = ("local", "received", "inherited")
+
+
+@dataclass(frozen=True)
+class Property:
+    """A value in zfs's exact (``-p``) form and where it comes from, e.g. ``local``, ``default``."""
+
+    value: str
+    source: str
+
+    @property
+    def is_set(self) -> bool:
+        """Whether a user chose it, here or above, and not zfs."""
+        return self.source.startswith(_SET)
+
+
+def effective(zfs: Zfs, dataset: str) -> dict[str, Property]:
+    """All effective properties of a dataset, the user's own ones too. Raises ZfsError.
+
+    Names and sources hold no line ends and are asked for by themselves. Where a value may, for
+    there are more lines than names, each that is set is asked for by itself, too.
+    """
+    check_dataset_name(dataset)
+    told = zfs.exact("get", "-pHo", "property,source", "all", dataset)
+    sources = dict(line.partition("\t")[::2] for line in told.splitlines())
+    text = zfs.exact("get", "-pHo", "property,value,source", "all", dataset)
+    found = _read(text, sources, {})
+    if found is not None:
+        return found
+    values = {
+        name: zfs.exact("get", "-pHo", "value", name, dataset).removesuffix("\n")
+        for name, source in sources.items()
+        if Property("", source).is_set
+    }
+    found = _read(text, sources, values)
+    if found is not None:
+        return found
+    return {name: Property(value, sources[name]) for name, value in values.items()}
+
+
+def _read(
+    text: str, sources: Mapping[str, str], values: Mapping[str, str]
+) -> dict[str, Property] | None:
+    """What ``text`` tells: the properties of ``sources``, in this order, a line each but for those
+    ``values`` that are known. None if it tells anything else."""
+    found: dict[str, Property] = {}
+    for name, source in sources.items():
+        line = text.partition("\n")[0]
+        value = values.get(name, line[len(name) + 1 : -len(source) - 1])
+        row = f"{name}\t{value}\t{source}\n"
+        if not text.startswith(row):
+            return None
+        text = text.removeprefix(row)
+        found[name] = Property(value, source)
+    return None if text else found
