@@ -104,7 +104,9 @@ def test_whether_a_manifest_may_have_been_written(written: Journal) -> None:
 
 
 def test_where_zfs_could_not_read_on(written: Journal) -> None:
+    written.fail(7, 0)
     assert written.failed is None
+    assert not written.path.exists()
     filled(written).fail(7, 1 << 40)
     assert written.failed == (7, 1 << 40)
     assert told(written) == RECEIPTS

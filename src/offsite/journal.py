@@ -83,7 +83,12 @@ class Journal:
             raise _failure(self.path, error) from error
 
     def fail(self, number: int, offset: int) -> None:
-        """Note that zfs could not read what is behind this block: object, bytes."""
+        """Note that zfs could not read what is behind this block: object, bytes.
+
+        A journal is not begun for it: without receipts it would tell what nobody knows here.
+        """
+        if not self.path.exists():
+            return
         try:
             _append(self.path, f"failed {number} {offset}\n".encode())
         except OSError as error:

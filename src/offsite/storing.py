@@ -114,6 +114,8 @@ def send(
         except OffsiteError as error:
             told = unreadable.explained(error, sender, found, failed_before)
             _keep(indexes, stored, told)
+            if told is error:
+                raise
             raise told from error
         signed = _commit(indexes, properties, previous)
     # What began it may have been killed, and hold the snapshot for providers that are not of this
