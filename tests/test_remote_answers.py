@@ -88,8 +88,12 @@ def test_a_quota_is_not_tried_again(
     assert proxied.stat("new") is None
 
 
+@pytest.mark.soak
 def test_a_real_quota(seaweed: Server, retries: Retries) -> None:
-    """SeaweedFS closes the bucket and speaks of an internal error."""
+    """SeaweedFS closes the bucket and speaks of an internal error.
+
+    It counts when it likes: not in the gate, where that took over a minute once.
+    """
     bucket = replace(seaweed, remote="seaweed:small")
     with closing(connect(bucket, retry=SWIFT, on_retry=retries)) as remote:
         remote.put("fits", BODY, DIGESTS)

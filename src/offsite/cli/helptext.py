@@ -80,8 +80,7 @@ command goes on from where it was. Exit status 3: some datasets are restored, ot
                      "2026-01-17 12:00" (here), 2026-01-17T12:00+01:00
   --update           TARGET exists, unchanged since a snapshot that is backed up: receive the rest
   --replace          TARGET exists: restore beside it, then let the two change names; the old one is
-                     kept as TARGET-before-restore-DATE. --yes: without asking, which it takes
-                     where there is no terminal
+                     kept as TARGET-before-restore-DATE. --yes: unasked, as it must be in scripts
   -R, --recursive    the dataset and all that was below it, from one moment: the set of that name,
                      else the newest whole one. The default for a pool (--no-recursive: its root)
   --to-file PATH|-   write the stream instead, no ZFS needed; of a chain PATH.001 (full), PATH.002 …
