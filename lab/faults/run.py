@@ -54,7 +54,7 @@ class Run:
         self._seen = 0.0  # when there was a stream
         self._manifests = self._count_manifests()
         environment = {"PYTHONFAULTHANDLER": "1", **settings}
-        self._popen = world.start(*args, "--json", **environment)
+        self._popen = world.start(*args, "--json", "--verbose", **environment)
 
     @property
     def main(self) -> int:

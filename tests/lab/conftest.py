@@ -23,7 +23,7 @@ HERE = Path(__file__).parent
 NUMBERS = count(1)
 ONE_WORKER = {"test_versions.py"}  # they share a second machine
 # The others take longer: script/soak tests
-IN_THE_GATE = {"test_damage.py", "test_kills.py", "test_lab.py", "test_main_job.py"}
+IN_THE_GATE = {"test_damage.py", "test_lab.py", "test_main_job.py"}
 SCORES = "fault matrix"  # a property of tests: workers hand reports to the one who shows them
 
 
