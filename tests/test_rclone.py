@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import stat
 import sys
+import sysconfig
 import threading
 from collections.abc import Mapping
 from contextlib import closing
@@ -90,6 +91,12 @@ def test_a_file_is_no_place_for_a_backup(tmp_path: Path) -> None:
     with pytest.raises(OffsiteError), closing(start(str(tmp_path / "file"))) as remote:
         remote.put("object", b"x", {})
     assert sorted(path.name for path in tmp_path.iterdir()) == ["file"]
+
+
+def test_sysconfig_is_not_asked_in_threads(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each provider has one, and they start at once: 2 of 100 processes got a RuntimeError."""
+    monkeypatch.delattr(sysconfig, "get_path")
+    assert find_program(os.environ["PATH"])
 
 
 def test_an_encrypted_configuration(conf: Path) -> None:
