@@ -37,8 +37,8 @@ _SECRET = re.compile(
     r"(?:secret|pass|password2?|passphrase|token|-keys?(?:-pem|-base64)?"
     r"|sas-url|access-grant|connection-string|account-credentials)"
 )
-# Asked here, where there is one thread: sysconfig fills a table in place when it is first asked, and
-# a second thread that reads it meanwhile gets a RuntimeError (3.11: sysconfig.get_config_vars).
+# Asked here, where there is one thread: sysconfig fills a table in place when it is first asked,
+# and a second thread that reads it meanwhile gets a RuntimeError (3.11: get_config_vars).
 _SCRIPTS = Path(sysconfig.get_path("scripts"))
 _OURS = re.compile(r"--(?:addr|rc|stdio|baseurl|private-repos|append-only)\b")
 _OUR_VARIABLES = re.compile(r"RCLONE_(?:ADDR|RC|RC_.*|STDIO|BASEURL|PRIVATE_REPOS|APPEND_ONLY)")
