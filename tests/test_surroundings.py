@@ -6,7 +6,6 @@ import os
 import pwd
 import signal
 import stat
-import sysconfig
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,6 +14,7 @@ import pytest
 
 from lab.faults import victims
 from offsite import cli, config, lock
+from offsite.rclone import launch
 from tests import repo
 from tests.test_commands import (
     MONDAY,
@@ -123,7 +123,7 @@ def test_no_rclone_of_use(
 ) -> None:
     folder = home.folder / "bin"
     folder.mkdir()
-    monkeypatch.setattr(sysconfig, "get_path", lambda _: str(folder / "none"))
+    monkeypatch.setattr(launch, "SCRIPTS", folder / "none")
     monkeypatch.setenv("PATH", f"{folder}:/usr/sbin:/usr/bin:/sbin:/bin")
     if program is not None:
         (folder / "rclone").write_text(f"#!/bin/sh\n{program}\n")

