@@ -15,7 +15,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("backup", "listing", "restore"),  # the verbs
     ("unsigned",),
     ("recovery", "saving"),
-    ("choosing", "forecast", "leftovers", "storing"),
+    ("choosing", "forecast", "idle", "leftovers", "storing"),
     ("unreadable",),
     ("discard", "fetching", "fits", "pace", "receiving", "shards", "swap", "tofile"),
     (
@@ -31,6 +31,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ),
     ("histories",),
     ("bases", "chain", "elsewhere", "lineage", "marks", "standing"),
+    ("alike",),
     ("catalog", "connect", "history", "indexes", "legacy", "rejoin", "relay"),
     ("budget", "cache", "journal", "pipeline", "repository", "slots", "sources", "workers"),
     ("frame", "keys", "manifest", "mirror", "seal"),

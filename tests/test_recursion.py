@@ -22,8 +22,13 @@ for name; do :; done
 case "$*" in
 "list -r "*) cat '{folder}/rows' ;;
 "get -r "*) cat '{folder}/properties' ;;
-"list -t snapshot "*) grep "^$name	" '{folder}/made' || {{
-    echo "cannot open '$name': dataset does not exist" >&2; exit 1; }} ;;
+"list -t snapshot "*)
+    shift 5
+    for each; do
+        grep "^$each	" '{folder}/made' || {{
+            echo "cannot open '$each': dataset does not exist" >&2; bad=1; }}
+    done
+    exit "${{bad:-0}}" ;;
 "snapshot "*)
     echo "$*" >> '{folder}/calls'
     shift

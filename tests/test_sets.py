@@ -44,8 +44,13 @@ case "$*" in
 "list -r "*) cat tree ;;
 "list -t snapshot,bookmark "*) ;; # nothing to stand on: every backup is a full one
 "list -t snapshot -d 1 "*) grep "^$name@" made; true ;;
-"list -t snapshot "*) grep "^$name	" made || {{
-    echo "cannot open '$name': dataset does not exist" >&2; exit 1; }} ;;
+"list -t snapshot "*)
+    shift 5
+    for each; do
+        grep "^$each	" made || {{
+            echo "cannot open '$each': dataset does not exist" >&2; bad=1; }}
+    done
+    exit "${{bad:-0}}" ;;
 "list "*) grep "^$name	" tree | cut -f 1-7 ;;
 "receive "*"tank/new"*) # as if it were what tank/new was made of
     cat > "$(echo "$dataset" | tr / _)"

@@ -10,10 +10,13 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime
 
 from offsite import (
+    alike,
     budget,
     chain,
     connect,
     elsewhere,
+    figures,
+    idle,
     lock,
     member,
     pipeline,
@@ -27,6 +30,8 @@ from offsite.chain import Names
 from offsite.config import Config, Provider
 from offsite.elsewhere import NOWHERE, Elsewhere
 from offsite.errors import LockedError, OffsiteError, ProviderError, UsageError
+from offsite.idle import Idle
+from offsite.manifest import SetFacts
 from offsite.member import Member, Wish
 from offsite.ordered import crew_of
 from offsite.pipeline import Engine, SealJob
@@ -64,11 +69,15 @@ class Request:
 
 @dataclass(frozen=True)
 class Outcome:
-    """``failed``: the datasets that are not backed up, and why; ``recursive``: it is of a set."""
+    """``failed``: the datasets that are not backed up, and why; ``recursive``: it is of a set.
+
+    ``unchanged``: those of which nothing was sent, and the ids of the backups that hold them.
+    """
 
     results: tuple[Result, ...]
     failed: Mapping[str, str]
     recursive: bool
+    unchanged: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -133,6 +142,7 @@ def _is_recursive(request: Request) -> bool:
 def _alone(this: _Run, one: Member) -> Outcome:
     with _ready(this, [one.dataset]) as (engine, started, failed, _):
         backups, remotes = saving.read_catalog(this.config, started, failed, this.progress)
+        one = replace(one, same=alike.guids(alike.told(backups)))
         with _elsewhere(this, [one.dataset], backups, remotes, failed) as others:
             one = replace(one, elsewhere=others)
             if engine is None:
@@ -173,16 +183,51 @@ def _set(this: _Run, wanted: list[Dataset], names: Names, *, everything: bool) -
         if fresh:
             note.write(names)
         facts = recursion.facts(root, first, fit)
+        same = alike.guids(alike.told(backups))
+        those = [replace(one, set=facts, same=same) for one in those]
+        still = _idle(this, facts, those, backups, remotes)
         series = _Series(this, backups, remotes, failed, Counter())
         with _elsewhere(this, fit, backups, remotes, failed) as others:
-            those = [replace(one, set=facts, elsewhere=others) for one in those]
+            those = [
+                replace(
+                    one,
+                    elsewhere=others,
+                    unchanged=still.fresh if one.dataset.name == still.teller else (),
+                )
+                for one in those
+                if one.dataset.name not in still.unchanged
+            ]
             results, errors = series.run(those, engine)
         if fresh:
             note.remove()
+    unchanged = {name: one.backup for name, one in still.unchanged.items()}
+    if still.teller in errors:
+        progress.warning(
+            f"{figures.count(len(still.fresh), 'dataset')} did not change, but that could not be"
+            f" recorded: @{names.snapshot} is not whole"
+        )
+        unchanged = {}
     lost = {**errors, **locked, **unfit}
     if not results:
         raise next(iter(lost.values()))
-    return Outcome(tuple(results), _reasons(lost), recursive=True)
+    return Outcome(tuple(results), _reasons(lost), recursive=True, unchanged=unchanged)
+
+
+def _idle(
+    this: _Run,
+    facts: SetFacts,
+    those: Sequence[Member],
+    backups: Sequence[Backup],
+    remotes: Sequence[Remote],
+) -> Idle:
+    """Who needs no backup, told."""
+    found = idle.find(facts, those, backups, remotes)
+    if found.unchanged:
+        this.progress.info(
+            f"{len(found.unchanged)} of {len(those)} datasets have not changed since they were"
+            " backed up: nothing is sent of them"
+        )
+    return found
 
 
 def _unfit(this: _Run, wanted: Sequence[Dataset], names: Names) -> dict[str, UsageError]:

@@ -109,8 +109,8 @@ def choose(stock: Stock, points: Sequence[Point], before: int, policy: Policy) -
         for backup in stock.of(point):
             found = _usable(point, backup, stock, policy)
             if isinstance(found, Base):
-                overdue = _overdue(found, policy)
-                return Choice(None, overdue) if overdue else Choice(found, why)
+                due = overdue(found.chain, policy.full_every, policy.max_chain)
+                return Choice(None, due) if due else Choice(found, why)
             why = why or found
     return Choice(None, why or "the source has no snapshot or bookmark left of what was backed up")
 
@@ -190,15 +190,15 @@ def _chain(backup: Backup, stock: Stock) -> tuple[Backup, ...] | None:
     return None
 
 
-def _overdue(base: Base, policy: Policy) -> str | None:
-    """Why the policy wants a full backup now."""
-    if policy.max_chain is not None and len(base.chain) > policy.max_chain:
-        return f"{len(base.chain) - 1} increments stand on the last full one (MAX_CHAIN)"
-    if policy.full_every is None:
+def overdue(chain: Sequence[Backup], full_every: int | None, max_chain: int | None) -> str | None:
+    """Why a full backup is wanted now; see Policy."""
+    if max_chain is not None and len(chain) > max_chain:
+        return f"{len(chain) - 1} increments stand on the last full one (MAX_CHAIN)"
+    if full_every is None:
         return None
     # When it was sent, not when the snapshot was made: old ones may be sent in a row.
-    began = datetime.fromisoformat(base.chain[0].manifest.head.started)
+    began = datetime.fromisoformat(chain[0].manifest.head.started)
     age = datetime.now(UTC) - began
-    if age < timedelta(days=policy.full_every):
+    if age < timedelta(days=full_every):
         return None
     return f"the last full one is {age.days} days old (FULL_EVERY)"

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
-from offsite import figures
+from offsite import alike, figures
 from offsite.catalog import Backup
 from offsite.errors import NoBackupError, UsageError
 
@@ -44,8 +44,9 @@ def choose(
     With ``at`` those of younger snapshots do not count.
 
     ``point`` is a snapshot name, ``latest`` (default), ``latest-full`` or a unique prefix of a
-    backup id. Raises NoBackupError with the candidates when there is none, UsageError when several
-    hosts answer to the name.
+    backup id. A snapshot that a set tells to hold the same as an older one means that one. Raises
+    NoBackupError with the candidates when there is none, UsageError when several hosts answer to
+    the name.
 
     Whoever can write to a bucket can put a stranger's backup there that calls itself the newest: an
     untrusted one is chosen only if no complete one answers.
@@ -60,10 +61,11 @@ def choose(
         there = not_after(there, dataset, at)
     there = oldest_first(there)
     vouched = [one for one in there if one.status == "complete"]
-    if vouched and (_answers(vouched, point) or not _answers(there, point)):
+    same = [one.backup for one in alike.told(backups) if one.label == point]
+    if vouched and (_answers(vouched, point, same) or not _answers(there, point, same)):
         there = vouched
     _refuse_strangers(there, dataset)
-    return _at(there, dataset, point)
+    return _at(there, dataset, point, same)
 
 
 def unclear(backups: Sequence[Backup], dataset: str, point: str | None) -> list[Backup]:
@@ -169,20 +171,21 @@ def oldest_first(there: Sequence[Backup]) -> list[Backup]:
     return sorted(there, key=age)
 
 
-def _answers(there: Sequence[Backup], point: str) -> list[Backup]:
-    """The backups that ``point`` may mean; ``there`` is oldest first."""
+def _answers(there: Sequence[Backup], point: str, same: Sequence[Backup]) -> list[Backup]:
+    """The backups that ``point`` may mean, or one of the ``same``; ``there`` is oldest first."""
     fulls = [one for one in there if one.manifest.head.base is None]
     if point == "latest":
         return [*there[-1:]]
     if point == "latest-full" and fulls:
         return fulls[-1:]
     named = [one for one in there if one.manifest.head.snapshot.name == point]
+    named = named or [one for one in there if one in same]
     return named or [one for one in there if one.id.startswith(point)]
 
 
-def _at(there: Sequence[Backup], dataset: str, point: str) -> Backup:
+def _at(there: Sequence[Backup], dataset: str, point: str, same: Sequence[Backup]) -> Backup:
     """The backup at ``point``; ``there`` is oldest first, not empty."""
-    found = _answers(there, point)
+    found = _answers(there, point, same)
     if len({one.manifest.head.snapshot.guid for one in found}) == 1:
         return found[-1]
     if not found:

@@ -119,6 +119,9 @@ def find(
         raise
     if chosen.status != "complete":
         raise _stranger(chosen)
+    name, point = chosen.manifest.head.snapshot.name, wanted.point
+    if point not in {None, *chain.RESERVED, name} and not chosen.id.startswith(str(point)):
+        progress.info(f"{wanted.dataset} had not changed at @{point} since @{name}: that is taken")
     search = _Search(known, remotes, keyring, progress, {}, {})
     links = search.chain_of(chosen)
     named = lineage.names([link.manifest.head for link in links])

@@ -229,6 +229,16 @@ class IndexRef(Struct, frozen=True):
     chunks: Count
 
 
+class Unchanged(Struct, frozen=True):
+    """Another dataset of the set: its snapshot of this moment holds what the ``backup`` holds."""
+
+    snapshot_guid: Guid
+    backup: BackupId
+
+    def __post_init__(self) -> None:
+        _check_guids(self.snapshot_guid)
+
+
 class SealedObject(Struct, frozen=True):
     """A further object of the backup; readers ignore roles they do not know."""
 
@@ -239,7 +249,10 @@ class SealedObject(Struct, frozen=True):
 
 
 class Manifest(Struct, frozen=True, kw_only=True):
-    """The signed statement that a backup exists, and all one must know to restore it."""
+    """The signed statement that a backup exists, and all one must know to restore it.
+
+    ``unchanged`` is written only by one of each set, if there is anything to tell.
+    """
 
     format: Version
     kind: Literal["manifest"] = "manifest"
@@ -252,6 +265,7 @@ class Manifest(Struct, frozen=True, kw_only=True):
     objects: list[SealedObject] = []
     properties: dict[Text, Property] = {}
     set: Text | None = None
+    unchanged: list[Unchanged] | UnsetType = UNSET
     previous: Sha256 | None = None
 
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 from offsite import tasks
 from offsite.bases import Policy
@@ -12,7 +12,7 @@ from offsite.catalog import Backup
 from offsite.chain import Names
 from offsite.config import Config
 from offsite.elsewhere import NOWHERE, Elsewhere
-from offsite.manifest import SetFacts
+from offsite.manifest import SetFacts, Unchanged
 from offsite.progress import Progress
 from offsite.remote import Remote
 from offsite.repository import Author
@@ -41,7 +41,8 @@ class Member:
     """What is to be done with one dataset.
 
     ``everywhere``: all providers of the settings. ``in_flight``: requests at a time to each.
-    ``set``: it is one of those, at a moment that was not the user's choice if ``fresh``.
+    ``set``: it is one of those, at a moment that was not the user's choice if ``fresh``; its
+    manifest is to tell which of the others are ``unchanged``. ``same``: see alike.guids.
     ``elsewhere``: what the providers have that the run leaves out.
     """
 
@@ -58,6 +59,8 @@ class Member:
     in_flight: int = IN_FLIGHT
     fresh: bool = False
     elsewhere: Elsewhere = NOWHERE
+    unchanged: tuple[Unchanged, ...] = ()
+    same: Mapping[int, frozenset[int]] = field(default_factory=dict)
 
     @property
     def policy(self) -> Policy:
@@ -77,6 +80,7 @@ class Member:
         return self.names.given and not self.fresh
 
     def divide(self, known: Standing, source: Source, remotes: Sequence[Remote]) -> list[Task]:
+        source = replace(source, same=self.same)
         return tasks.divide(known, source, remotes, self.policy, self.progress)
 
     def standing(self, backups: Sequence[Backup]) -> Standing:

@@ -7,7 +7,7 @@ altogether for one that this zfs does not know.
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -18,6 +18,7 @@ from offsite.manifest import Manifest
 from offsite.progress import Progress
 from offsite.zfs import targets
 from offsite.zfs.command import Zfs
+from offsite.zfs.properties import Property
 
 Which = Literal["none", "local", "all"]
 
@@ -59,6 +60,22 @@ def choose(manifest: Manifest, which: Which, *, home: bool) -> tuple[Setting, ..
     }
     last = [name for name in (*_PLACES, *_LIMITS) if name in chosen]
     return tuple(chosen[name] for name in (*(one for one in chosen if one not in last), *last))
+
+
+def are_still(manifest: Manifest, now: Mapping[str, Property] | None) -> bool:
+    """Whether what was recorded as set is what is set ``now``; no if that is not known."""
+    if now is None:
+        return False
+    recorded = {name: Property(one.exact, one.source) for name, one in manifest.properties.items()}
+    return _set_by_users(recorded) == _set_by_users(now)
+
+
+def _set_by_users(those: Mapping[str, Property]) -> dict[str, Property]:
+    return {
+        name: one
+        for name, one in those.items()
+        if one.is_set and name not in _NEVER and not name.startswith(_OURS)
+    }
 
 
 def _can_be_set(name: str, value: str, manifest: Manifest) -> bool:

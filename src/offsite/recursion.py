@@ -121,7 +121,8 @@ def having(zfs: Zfs, wanted: Sequence[Dataset], names: Names) -> list[Dataset]:
 
     Others were made after it, or restored: then theirs has the name, but came another time.
     """
-    found = [(one, datasets.find_snapshot(zfs, f"{one.name}@{names.snapshot}")) for one in wanted]
+    there = datasets.find_snapshots(zfs, [f"{one.name}@{names.snapshot}" for one in wanted])
+    found = [(one, there.get(f"{one.name}@{names.snapshot}")) for one in wanted]
     moment = min((snapshot.createtxg for _, snapshot in found if snapshot), default=None)
     return [one for one, snapshot in found if snapshot and snapshot.createtxg == moment]
 
@@ -145,11 +146,9 @@ def make_snapshots(
     ``everything``: ``wanted`` is all that is below ``root``. Raises ZfsError.
     """
     name = names.snapshot
-    missing = [
-        one.name
-        for one in wanted
-        if not names.given or datasets.find_snapshot(zfs, f"{one.name}@{name}") is None
-    ]
+    full = [f"{one.name}@{name}" for one in wanted]
+    there = datasets.find_snapshots(zfs, full) if names.given else {}
+    missing = [one.name for one in wanted if f"{one.name}@{name}" not in there]
     if missing:
         whole = everything and len(missing) == len(wanted)
         datasets.create_snapshots(zfs, [root] if whole else missing, name, recursive=whole)

@@ -212,5 +212,6 @@ def _subject(member: Member, source: Source, task: Task) -> Subject:
     base = task.choice.base if task.begun is None else None
     facts = (member.zfs, member.dataset, source.snapshot, source.label)
     # What else is stored in a set's run, snapshots in between or of an earlier set, is not of it.
-    own = member.set if source.label == member.names.snapshot else None
-    return Subject(*facts, point, base, own)
+    if source.label != member.names.snapshot:
+        return Subject(*facts, point, base)
+    return Subject(*facts, point, base, member.set, member.unchanged)

@@ -18,7 +18,7 @@ from offsite.errors import IntegrityError, OffsiteError, ProviderError, StoppedE
 from offsite.history import History
 from offsite.indexes import IndexWriter
 from offsite.journal import Journal
-from offsite.manifest import Manifest, SendFacts
+from offsite.manifest import Manifest, SendFacts, Unchanged
 from offsite.mirror import Mirror
 from offsite.pipeline import Engine, SealJob
 from offsite.progress import Progress
@@ -117,7 +117,7 @@ def send(
             if told is error:
                 raise
             raise told from error
-        signed = _commit(indexes, properties, previous)
+        signed = _commit(indexes, properties, previous, subject.unchanged)
     # What began it may have been killed, and hold the snapshot for providers that are not of this
     # run: the journal reminds the next one of them.
     host = connect.host(work.config)
@@ -249,7 +249,10 @@ def _publish_format(remote: Remote, mirror: Mirror) -> None:
 
 
 def _commit(
-    indexes: IndexWriter, properties: dict[str, manifest.Property], previous: str | None
+    indexes: IndexWriter,
+    properties: dict[str, manifest.Property],
+    previous: str | None,
+    unchanged: Sequence[Unchanged] = (),
 ) -> Manifest:
     """Sign the manifest and write it last: from here on the backup exists."""
     head = indexes.head
@@ -264,6 +267,7 @@ def _commit(
         indexes=indexes.references,
         properties=properties,
         set=head.set.id if head.set else None,
+        unchanged=list(unchanged) or msgspec.UNSET,
         previous=previous,
     )
     path = repository.object_path(head.id, repository.MANIFEST)

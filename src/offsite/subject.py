@@ -16,7 +16,7 @@ from offsite import connect, manifest, repository
 from offsite.bases import Base
 from offsite.config import Config
 from offsite.errors import OffsiteError, ZfsError
-from offsite.manifest import DatasetFacts, Head, SendFacts, SetFacts, SnapshotFacts
+from offsite.manifest import DatasetFacts, Head, SendFacts, SetFacts, SnapshotFacts, Unchanged
 from offsite.progress import Progress
 from offsite.repository import Author
 from offsite.zfs import abilities, datasets, properties
@@ -33,7 +33,8 @@ _LEVELS = {"zstd": 3, "gzip": 6}  # where the property names none (zfsprops(7))
 class Subject:
     """What is backed up; ``label`` is the name under which it is stored, that of its first backup.
 
-    An increment begins at ``point``; a new one stands on ``base`` and may be one of a ``set``.
+    An increment begins at ``point``; a new one stands on ``base`` and may be one of a ``set``, of
+    which others are ``unchanged``.
     """
 
     zfs: Zfs
@@ -43,6 +44,7 @@ class Subject:
     point: Point | None = None
     base: Base | None = None
     set: SetFacts | None = None
+    unchanged: tuple[Unchanged, ...] = ()
 
     @property
     def begins_at(self) -> str | None:

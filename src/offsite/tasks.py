@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 
@@ -50,7 +50,7 @@ class Source:
     """The snapshot to back up, the name to store it under, and what else the source has.
 
     ``given``: it is the one that the user named. ``made`` just now, so that it was not received.
-    ``is_past``: see zfs/swaps.py; ``features``: bases.Stock.
+    ``is_past``: see zfs/swaps.py; ``features``: bases.Stock; ``same``: alike.guids.
     """
 
     snapshot: Snapshot
@@ -60,6 +60,7 @@ class Source:
     made: bool = False
     is_past: Callable[[Point, int], bool | None] = _unknown
     features: Callable[[Point, tuple[str, ...]], Feature | None] = _unknown
+    same: Mapping[int, frozenset[int]] = field(default_factory=dict)
 
     @classmethod
     def on(
@@ -89,7 +90,7 @@ class Source:
         A snapshot is always in the past of those after it. A bookmark outlives a receive that went
         back before it (``zfs receive -F``), and an increment from there would lack what is older.
         """
-        if not point.is_bookmark or self._has_snapshot(point):
+        if not point.is_bookmark or self._has_snapshot(point) or self._has_same(point):
             return None
         past = self.is_past(point, self.snapshot.createtxg)
         if past is False:
@@ -106,6 +107,15 @@ class Source:
     def _has_snapshot(self, mark: Point) -> bool:
         same = (mark.guid, mark.createtxg)
         return any((one.guid, one.createtxg) == same for one in self.points if not one.is_bookmark)
+
+    def _has_same(self, mark: Point) -> bool:
+        """Whether there is a later snapshot that was made when the marked one was in its past."""
+        others = self.same.get(mark.guid, frozenset())
+        before = self.snapshot.createtxg
+        return any(
+            one.guid in others and one.createtxg <= before and not one.is_bookmark
+            for one in self.points
+        )
 
     def _may_be_received(self, one: Point, mark: Point) -> bool:
         if one.is_bookmark or (self.made and one.guid == self.snapshot.guid):

@@ -8,7 +8,8 @@ from datetime import datetime
 
 from msgspec import UnsetType
 
-from offsite import chain
+from offsite import alike, chain
+from offsite.alike import Alike
 from offsite.catalog import Backup
 from offsite.errors import UsageError
 from offsite.manifest import Head, SetFacts
@@ -56,15 +57,19 @@ def choose(
     _refuse_hosts(there, root)
     if at is not None:
         there, done = (chain.not_after(those, root, at) for those in (there, done))
+    known = _Known(root, done, there, alike.told(done))
     if point in LATEST:
-        return _latest(done, there, root)
+        return _latest(known)
     if point == "latest-full":
         raise UsageError(
             f"@{point} is for one dataset", hint=f"add --no-recursive; or {root} alone: the newest"
         )
     named = [one for one in there if one.manifest.head.snapshot.name == point]
-    named = named or _of_id(there, str(point))
-    if not named:
+    told = [one for one in known.told if one.label == point]
+    if not (named or known.of(told)):
+        named = _of_id(there, str(point))
+    sets = _sets(named, known.of(told), root)
+    if not (named or sets):
         labels = sorted({one.manifest.head.snapshot.name for one in there})
         raise UsageError(
             f"no backup of {root} or of what is below it is called @{point}",
@@ -72,9 +77,8 @@ def choose(
             if labels
             else "there are none at all: offsite --list",
         )
-    sets = _sets(named, root)
     if sets:
-        return _of_set(sets[0], done, there, root)
+        return _of_set(sets[0], known)
     return Tree(root, _newest(named))
 
 
@@ -84,21 +88,39 @@ def _of_id(there: Sequence[Backup], start: str) -> list[Backup]:
     return found if len(found) == 1 else []
 
 
-def _latest(done: Sequence[Backup], there: Sequence[Backup], root: str) -> Tree:
-    sets = _sets(there, root)
+@dataclass(frozen=True)
+class _Known:
+    """The complete backups, of which some are ``there``: at or below ``root``, and of the host."""
+
+    root: str
+    done: Sequence[Backup]
+    there: Sequence[Backup]
+    told: Sequence[Alike]
+
+    def of(self, told: Sequence[Alike]) -> list[Alike]:
+        """Those of them that are there."""
+        ids = {one.id for one in self.there}
+        return [one for one in told if one.backup.id in ids]
+
+
+def _latest(known: _Known) -> Tree:
+    sets = _sets(known.there, known.of(known.told), known.root)
     for facts in sets:
-        if _lacks(facts, sets, done, there, root):
+        if _lacks(facts, sets, known):
             continue
-        tree = _of_set(facts, done, there, root)
-        newer = sets[: sets.index(facts)]
-        label = _of(facts, done)[0].manifest.head.snapshot.name
+        tree = _of_set(facts, known)
         skipped = tuple(
-            f"@{label} is taken: the newer @{_of(one, done)[0].manifest.head.snapshot.name} has"
-            f" only {_count(one, done)} of {one.members} datasets"
-            for one in newer
+            f"@{_label(facts, known)} is taken: the newer @{_label(one, known)} has"
+            f" only {_count(one, known)} of {one.members} datasets"
+            for one in sets[: sets.index(facts)]
         )
-        return Tree(root, tree.members, (*skipped, *tree.warnings))
-    return _newest_of_each(there, root)
+        return Tree(known.root, tree.members, (*skipped, *tree.warnings))
+    return _newest_of_each(known.there, known.root)
+
+
+def _label(facts: SetFacts, known: _Known) -> str:
+    own = next(one for one in known.done if _is_of(one, facts))
+    return own.manifest.head.snapshot.name
 
 
 def has_more(backups: Sequence[Backup], root: str) -> bool:
@@ -123,15 +145,16 @@ def _refuse_hosts(there: Sequence[Backup], root: str) -> None:
         )
 
 
-def _sets(there: Sequence[Backup], root: str) -> list[SetFacts]:
-    """The sets among these that are of ``root`` or of what is above it, the newest first.
+def _sets(there: Sequence[Backup], told: Sequence[Alike], root: str) -> list[SetFacts]:
+    """The sets of these and of what is ``told`` that are of ``root`` or of what is above it, the
+    newest first.
 
     The order in a pool is that of its transaction groups; between a pool and its successor of the
     same name, which began anew, that of the clock.
     """
     newest: dict[int, str] = {}
     moments: dict[str, tuple[int, SetFacts]] = {}
-    for one in there:
+    for one in (*there, *(each.by for each in told)):
         facts, snapshot = _set_of(one.manifest.head), one.manifest.head.snapshot
         if facts is not None and f"{root}/".startswith(f"{facts.root}/"):
             newest[facts.root_guid] = max(newest.get(facts.root_guid, ""), snapshot.created)
@@ -149,11 +172,15 @@ def _set_of(head: Head) -> SetFacts | None:
     return None if isinstance(head.set, UnsetType) else head.set
 
 
-def _of(facts: SetFacts, backups: Sequence[Backup]) -> list[Backup]:
-    """The set's backups, and those of the same snapshots that were made on another occasion."""
+def _of(facts: SetFacts, backups: Sequence[Backup], told: Sequence[Alike]) -> list[Backup]:
+    """The set's backups, those that hold the same as it is told, and those of the same snapshots
+    that were made on another occasion."""
     mine = [one for one in backups if _is_of(one, facts)]
     moments = {_moment(one) for one in mine}
-    names = {one.manifest.head.dataset.name for one in mine}
+    ids = {one.backup.id for one in told if _is_of(one.by, facts)}
+    names = _names(mine)
+    mine += [one for one in backups if one.id in ids and not names & _names([one])]
+    names = _names(mine)
     others = [
         one
         for one in backups
@@ -169,36 +196,30 @@ def _moment(one: Backup) -> tuple[str, str, int]:
     return head.host, head.snapshot.name, head.snapshot.createtxg
 
 
-def _count(facts: SetFacts, backups: Sequence[Backup]) -> int:
-    return len(_names(_of(facts, backups)))
+def _count(facts: SetFacts, known: _Known) -> int:
+    return len(_names(_of(facts, known.done, known.told)))
 
 
-def _lacks(
-    facts: SetFacts,
-    sets: Sequence[SetFacts],
-    done: Sequence[Backup],
-    there: Sequence[Backup],
-    root: str,
-) -> bool:
-    """Whether something at or below ``root`` failed in the set, as far as can be known: if only the
+def _lacks(facts: SetFacts, sets: Sequence[SetFacts], known: _Known) -> bool:
+    """Whether something at or below the root failed in the set, as far as can be known: if only the
     set's root knows how many they were, what was there in the last whole one of ``sets`` before it
     tells; if none is, all backups that there are."""
-    if _is_whole(facts, done):
+    if _is_whole(facts, known):
         return False
-    if root == facts.root:
+    if known.root == facts.root:
         return True
-    before = (one for one in sets[sets.index(facts) + 1 :] if _is_whole(one, done))
-    whole = next(before, None)
-    expected = _names(_of(whole, there) if whole else there)
-    return not _names(_of(facts, there)) >= expected
+    before = (one for one in sets[sets.index(facts) + 1 :] if _is_whole(one, known))
+    whole, there = next(before, None), known.there
+    expected = _names(_of(whole, there, known.told) if whole else there)
+    return not _names(_of(facts, there, known.told)) >= expected
 
 
 def _names(backups: Sequence[Backup]) -> set[str]:
     return {one.manifest.head.dataset.name for one in backups}
 
 
-def _is_whole(facts: SetFacts, done: Sequence[Backup]) -> bool:
-    return _count(facts, done) >= facts.members
+def _is_whole(facts: SetFacts, known: _Known) -> bool:
+    return _count(facts, known) >= facts.members
 
 
 def _is_of(one: Backup, facts: SetFacts) -> bool:
@@ -206,17 +227,16 @@ def _is_of(one: Backup, facts: SetFacts) -> bool:
     return mine is not None and mine.id == facts.id
 
 
-def _of_set(facts: SetFacts, done: Sequence[Backup], there: Sequence[Backup], root: str) -> Tree:
-    mine = _of(facts, there)
-    label = mine[0].manifest.head.snapshot.name
-    count = _count(facts, done)
+def _of_set(facts: SetFacts, known: _Known) -> Tree:
+    mine = _newest(_of(facts, known.there, known.told))
+    count = _count(facts, known)
     if count >= facts.members:
-        return Tree(root, _newest(mine))
+        return Tree(known.root, mine)
     warning = (
-        f"of the {facts.members} datasets of {facts.root}@{label} only {count} have a complete"
-        " backup"
+        f"of the {facts.members} datasets of {facts.root}@{_label(facts, known)} only {count} have"
+        " a complete backup"
     )
-    return Tree(root, _newest(mine), (warning,))
+    return Tree(known.root, mine, (warning,))
 
 
 def _newest_of_each(there: Sequence[Backup], root: str) -> Tree:

@@ -26,6 +26,7 @@ def backups_summary(done: backup.Outcome) -> RenderableType:
     if not done.recursive:
         return Text("\n").join(backup_summary(result) for result in done.results)
     count = len({result.dataset for result in done.results})
+    count += len(done.unchanged)
     whole = figures.count(count + len(done.failed), "dataset")
     first = done.results[0]
     places = in_words(list(dict.fromkeys(p for one in done.results for p in one.providers)))
@@ -37,6 +38,9 @@ def backups_summary(done: backup.Outcome) -> RenderableType:
         ),
         "yellow" if done.failed else "green",
     )
+    if done.unchanged:
+        told = figures.count(len(done.unchanged), "other dataset")
+        text.append(f"\n  {told} had not changed: older backups hold the same", "default")
     if not first.dry_run:
         stream = sum(result.stream_bytes for result in done.results)
         stored = sum(result.stored_bytes for result in done.results)
@@ -76,9 +80,10 @@ def _set_table(results: Sequence[storing.Result]) -> Table:
 
 
 def backups_json(done: backup.Outcome) -> str:
-    """``backup`` is the last of ``backups``; ``failed`` is there only for a set."""
-    failed = {"failed": dict(done.failed)} if done.recursive else {}
-    return as_json({"backup": done.results[-1], "backups": done.results, **failed})
+    """``backup`` is the last of ``backups``; ``failed`` and ``unchanged`` only for a set."""
+    of_set = {"failed": dict(done.failed), "unchanged": dict(done.unchanged)}
+    told = of_set if done.recursive else {}
+    return as_json({"backup": done.results[-1], "backups": done.results, **told})
 
 
 def backup_summary(result: storing.Result) -> Text:

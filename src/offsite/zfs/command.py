@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 
 from offsite import process
 from offsite.errors import ConfigError, OffsiteError, StoppedError, ZfsError
-from offsite.zfs.failures import explain
+from offsite.zfs.failures import Reason, explain
 from offsite.zfs.names import check_base_name, check_dataset_name, check_snapshot_name
 from offsite.zfs.pipes import ReceiveStream, SendStream, reading, writing
 
@@ -94,6 +94,15 @@ class Zfs:
     def exact(self, *args: str, timeout: float = 60) -> str:
         """As ``run``; bytes that are no UTF-8 are kept (surrogateescape)."""
         return self._run(args, timeout).raw.decode(errors="surrogateescape")
+
+    def of_those_there(self, *args: str, timeout: float = 60) -> list[str]:
+        """The lines that ``run`` gives, also if some of the names in ``args`` are not there."""
+        done = self._result(self.argv(*args), f"zfs {args[0]}", timeout=timeout)
+        if done.status != 0:
+            error = explain(args[0], done.status, done.stderr, host=self.ssh)
+            if error.reason is not Reason.MISSING:
+                raise error
+        return done.stdout.splitlines()
 
     def _run(self, args: Sequence[str], timeout: float) -> process.Result:
         done = self._result(self.argv(*args), f"zfs {args[0]}", timeout=timeout)

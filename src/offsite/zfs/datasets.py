@@ -18,6 +18,7 @@ from offsite.zfs.failures import CommandError, Reason
 from offsite.zfs.names import (
     check_dataset_name,
     check_snapshot_name,
+    in_parts,
     parent_of,
     pool_of,
     split_snapshot,
@@ -156,6 +157,19 @@ def find_snapshot(zfs: Zfs, name: str) -> Snapshot | None:
     for row in _split(output):
         return _snapshot(row)
     return None
+
+
+def find_snapshots(zfs: Zfs, names: Sequence[str]) -> dict[str, Snapshot]:
+    """Those of the snapshots that are there, by full name, in a few commands. Raises ZfsError."""
+    for name in names:
+        check_snapshot_name(name)
+    columns = ("-t", "snapshot", "-pHo", _SNAPSHOT_COLUMNS)
+    found: dict[str, Snapshot] = {}
+    for part in in_parts(names, len):
+        lines = zfs.of_those_there("list", *columns, *part, timeout=600)
+        those = (_snapshot(row) for row in _split("\n".join(lines)))
+        found |= {one.full_name: one for one in those}
+    return found
 
 
 def get_snapshot(zfs: Zfs, name: str) -> Snapshot:

@@ -8,9 +8,14 @@ from __future__ import annotations
 
 import re
 import string
+from collections.abc import Callable, Iterator, Sequence
+from typing import TypeVar
 
 from offsite.errors import UsageError
 
+Item = TypeVar("Item")
+
+_COMMAND = 100_000  # bytes; Linux takes 128 KiB for what ssh passes as one argument
 NAME_LIMIT = 255  # ZFS_MAX_DATASET_NAME_LEN less its NUL; the snapshot's part counts
 _ALLOWED = frozenset(string.ascii_letters + string.digits + "-_.: ")
 _HINT = "ZFS names are made of letters, digits, - _ . : and spaces, e.g. tank/photos@monday"
@@ -29,6 +34,20 @@ def check_snapshot_name(name: str) -> None:
 def check_base_name(name: str) -> None:
     """Raise UsageError unless ``name`` can be a snapshot or a bookmark (``pool/path#mark``)."""
     _check_entity(name, "base", separators="@#")
+
+
+def in_parts(those: Sequence[Item], size: Callable[[Item], int]) -> Iterator[list[Item]]:
+    """Such parts of them that the names of each, so many bytes an item, go into one command."""
+    part: list[Item] = []
+    left = _COMMAND
+    for one in those:
+        if part and size(one) > left:
+            yield part
+            part, left = [], _COMMAND
+        part.append(one)
+        left -= size(one)
+    if part:
+        yield part
 
 
 def pool_of(name: str) -> str:

@@ -12,6 +12,7 @@ from offsite.zfs.command import Zfs
 from offsite.zfs.names import check_dataset_name
 
 _SET = ("local", "received", "inherited")
+_LONG = 600  # seconds, for many datasets
 
 
 @dataclass(frozen=True)
@@ -66,3 +67,28 @@ def _read(
         text = text.removeprefix(row)
         found[name] = Property(value, source)
     return None if text else found
+
+
+def set_below(zfs: Zfs, root: str) -> dict[str, dict[str, Property] | None]:
+    """What is set on ``root`` and the datasets below it, for all that have anything set.
+
+    None where it cannot be told for certain, for a value has more than one line. Raises ZfsError.
+    """
+    check_dataset_name(root)
+    columns = ("-s", ",".join(_SET), "-pHo", "name,property,value,source")
+    text = zfs.exact("get", "-r", "-t", "filesystem,volume", *columns, "all", root, timeout=_LONG)
+    found: dict[str, dict[str, Property]] = {}
+    doubtful: set[str] = set()
+    before = root
+    for line in text.split("\n")[:-1]:
+        dataset, _, rest = line.partition("\t")
+        name, _, rest = rest.partition("\t")
+        value, _, source = rest.rpartition("\t")
+        one = Property(value, source)
+        goes_back = dataset != before and dataset in found
+        if goes_back or not one.is_set or name in found.get(dataset, {}):
+            doubtful |= {before, dataset}
+        else:
+            found.setdefault(dataset, {})[name] = one
+            before = dataset
+    return {**found, **dict.fromkeys(doubtful, None)}

@@ -1,0 +1,122 @@
+"""Sets of which little changed, on real OpenZFS: what is not sent again comes back all the same."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+from lab.world import QUICK_KEY, World
+from tests.lab.test_chain_restore import get
+from tests.lab.test_resume import command
+
+FLEET = 60  # datasets
+
+
+def backup(world: World, root: str, snapshot: str) -> Any:
+    done = world.offsite("--backup", f"{root}@{snapshot}", "-R", "--json").json
+    assert done["failed"] == {}
+    return done
+
+
+def sent(done: Any, root: str) -> list[str]:
+    """The names below ``root`` of what was sent."""
+    return [one["dataset"].removeprefix(root) for one in done["backups"]]
+
+
+def files(world: World, root: str, *names: str) -> str:
+    """Mounts them, too."""
+    mounts = "".join(f"zfs mount {root}{name} 2>/dev/null || true\n" for name in names)
+    return world.machine.script(mounts + f"cd /{root}; find . -type f | sort | xargs cat").stdout
+
+
+def test_what_changed_and_what_did_not(world: World, pool: str) -> None:
+    """Whatever is done to a dataset, it is sent; what nothing was done to is not."""
+    root, run = f"{pool}/work", world.machine.run
+    run("zfs", "create", root)
+    names = ["/attr", "/data", "/gone", "/idle", "/linked", "/new", "/over", "/quota", "/tag"]
+    for name in names:
+        world.machine.script(f"zfs create {root}{name}; echo {name} > /{root}{name}/file")
+    world.machine.script(
+        f"echo passphrase | zfs create -o encryption=on {QUICK_KEY} {root}/secret\n"
+        f"zfs create -V 8M {root}/vol; zfs create -V 8M {root}/vol2; sync"
+    )
+    backup(world, root, "s0")
+    assert sent(backup(world, root, "s1"), root) == ["/secret"]  # a key may have changed
+    world.machine.script(
+        f"cd /{root}\nchmod 600 attr/file\necho more >> data/file\nrm gone/file\n"
+        "ln linked/file linked/link\n: > new/empty\nprintf O | dd of=over/file conv=notrunc\n"
+        f"zfs set userquota@7=10M {root}/quota\nzfs set org:note=a {root}/tag\n"
+        f"printf z | dd of=/dev/zvol/{root}/vol bs=1 conv=notrunc\nsync"
+    )
+    done = backup(world, root, "s2")
+    changed = {"/attr", "/data", "/gone", "/linked", "/new", "/over", "/quota", "/tag"}
+    assert {*sent(done, root)} == {*changed, "/secret", "/vol"}
+    assert {*done["unchanged"]} == {root, f"{root}/idle", f"{root}/vol2"}
+    target = f"{pool}/back"
+    restored = world.offsite("--restore", f"{root}@s2", "-R", "--as", target, "--json").json
+    assert (restored["failed"], len(restored["restores"])) == ({}, 13)
+    assert files(world, target, "", *names) == files(world, root, "", *names)
+    assert get(world, f"{target}/tag", "org:note") == "a"
+    one = world.offsite("--restore", f"{root}/idle@s2", "--as", f"{pool}/one", "--json").json
+    assert one["restore"]["snapshot"] == "s0"
+    logs = "".join(path.read_text() for path in world.home.glob("offsite-restore-*.log"))
+    assert f"{root}/idle had not changed at @s2 since @s0: that is taken" in logs
+
+
+def test_an_increment_on_what_is_told_to_be_the_same(world: World, pool: str) -> None:
+    """Its snapshot is gone, only the bookmark is left, and the pool's log tells nothing."""
+    root, run = f"{pool}/work", world.machine.run
+    world.machine.script(f"zfs create {root}; zfs create {root}/a; zfs create {root}/b")
+    world.machine.script(f"echo 0 > /{root}/a/file; sync")
+    backup(world, root, "s0")
+    world.machine.script(f"echo 1 > /{root}/b/file; sync")
+    assert sent(backup(world, root, "s1"), root) == ["/b"]
+    run("zfs", "destroy", "-r", f"{root}@s0")
+    world.machine.script(f"echo 2 > /{root}/b/file; sync")
+    assert sent(backup(world, root, "s2"), root) == ["/b"]
+    world.machine.script(f"echo 3 > /{root}/a/file; sync")
+    unlogged = command(world, "unlogged", '#!/bin/sh\nexec zfs "$@"\n')  # nobody knows its zpool
+    done = world.offsite("--backup", f"{root}@s3", "-R", "--json", status=0, **unlogged).json
+    assert [(one["dataset"], one["base"]) for one in done["backups"]] == [(f"{root}/a", "s0")]
+    target = f"{pool}/back"
+    world.offsite("--restore", f"{root}@s3", "-R", "--as", target)
+    assert files(world, target, "", "/a", "/b") == "3\n2\n"
+
+
+def test_what_was_taken_back_is_not_the_same(world: World, pool: str) -> None:
+    root, run = f"{pool}/work", world.machine.run
+    world.machine.script(f"zfs create {root}; zfs create {root}/a; echo 0 > /{root}/a/file; sync")
+    run("zfs", "snapshot", f"{root}/a@old")
+    world.machine.script(f"echo 1 > /{root}/a/file; sync")
+    backup(world, root, "s0")
+    assert sent(backup(world, root, "s1"), root) == [""]
+    run("zfs", "rollback", "-r", f"{root}/a@old")
+    assert "/a" in sent(backup(world, root, "s2"), root)
+    target = f"{pool}/back"
+    world.offsite("--restore", f"{root}@s2", "-R", "--as", target)
+    assert files(world, target, "", "/a") == "0\n"
+    # As if it were what was backed up: a snapshot of that name, of other contents.
+    run("zfs", "rename", f"{root}/a@s2", f"{root}/a@away")
+    world.machine.script(f"echo 2 > /{root}/a/file; sync; zfs snapshot {root}/a@s2")
+    assert "/a" in sent(backup(world, root, "s3"), root)
+
+
+def test_a_fleet(world: World, pool: str) -> None:
+    """Measured, and printed."""
+    root = f"{pool}/fleet"
+    world.machine.script(
+        f"zfs create -o mountpoint=/{root} {root}\n"
+        f"for i in $(seq 10 {FLEET + 9}); do zfs create {root}/d$i; done\n"
+        f"for i in $(seq 20); do zfs snapshot -r {root}@auto-$i; done"
+    )
+    began = time.monotonic()
+    backup(world, root, "s0")
+    first = time.monotonic() - began
+    backup(world, root, "s1")
+    world.machine.script(f"for i in 10 30 50; do echo x > /{root}/d$i/file; done; sync")
+    began = time.monotonic()
+    done = backup(world, root, "s2")
+    seconds = time.monotonic() - began
+    print(f"{FLEET} datasets: {first:.1f} s, 3 of them changed: {seconds:.1f} s")  # noqa: T201
+    assert sent(done, root) == ["/d10", "/d30", "/d50"]
+    assert seconds < first / 2
