@@ -10,6 +10,7 @@ from __future__ import annotations
 import collections
 import contextlib
 import ctypes
+import errno
 import logging
 import os
 import signal
@@ -28,6 +29,10 @@ _STDERR_LINES = 40
 _POLL = 0.2  # seconds between looks at the stop event
 _PR_SET_PDEATHSIG = 1
 _LOG = logging.getLogger(__name__)
+
+
+class ArgumentsError(OffsiteError):
+    """Linux takes 128 KiB in one (ssh makes one of all), a quarter of the stack's limit in all."""
 
 
 @dataclass(frozen=True)
@@ -58,8 +63,8 @@ def run(
     ^C at the terminal is for us alone, unless the program itself asks there (``terminal``).
 
     ``timeout`` is in seconds. Raises ConfigError (with the hint ``missing``) if the program is not
-    there, OffsiteError if it did not end in time, StoppedError once ``stop`` is set: the program
-    is killed then, or not started.
+    there, ArgumentsError if the system does not take so many arguments, OffsiteError if it did not
+    end in time, StoppedError once ``stop`` is set: the program is killed then, or not started.
     """
     if stop is not None and stop.is_set():
         raise StoppedError("stopped")
@@ -77,6 +82,10 @@ def run(
         raise ConfigError(f"{argv[0]}: program not found", hint=missing) from error
     except PermissionError as error:
         raise ConfigError(f"{argv[0]}: not executable", hint=missing) from error
+    except OSError as error:
+        if error.errno != errno.E2BIG:
+            raise
+        raise ArgumentsError(f"{argv[0]}: too many arguments for one command") from error
     try:
         stdout, stderr = _communicate(child, stdin, timeout, stop)
     except subprocess.TimeoutExpired as error:

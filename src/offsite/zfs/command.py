@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 
 from offsite import process
 from offsite.errors import ConfigError, OffsiteError, StoppedError, ZfsError
-from offsite.zfs.failures import Reason, explain
+from offsite.zfs.failures import CommandError, Reason, explain
 from offsite.zfs.names import check_base_name, check_dataset_name, check_snapshot_name
 from offsite.zfs.pipes import ReceiveStream, SendStream, reading, writing
 
@@ -125,6 +125,8 @@ class Zfs:
             )
         except (ConfigError, StoppedError):
             raise
+        except process.ArgumentsError as error:
+            raise CommandError(str(error), hint=None, reason=Reason.TOO_LONG) from error
         except OffsiteError as error:
             where = f" (on {self.ssh})" if self.ssh else ""
             raise ZfsError(

@@ -27,7 +27,6 @@ from offsite.zfs.names import (
 _DATASET_COLUMNS = "name,guid,type,compression,used,referenced,encryption"
 _SNAPSHOT_COLUMNS = "name,guid,createtxg,creation"
 _NEAR_NAMES = 3
-_LONGEST_COMMAND = 100_000  # bytes; Linux takes 128 KiB for what ssh passes as one argument
 _RESUME = "receive_resume_token"
 
 
@@ -209,17 +208,20 @@ def create_snapshots(
 ) -> None:
     """Snapshots of this name of many datasets (of one, and all below it), at one moment.
 
-    All or none of them are made. Raises ZfsError.
+    All or none of them are made, for zfs takes them in one command. Raises ZfsError.
     """
     full = [f"{name}@{snapshot}" for name in names]
     for one in full:
         check_snapshot_name(one)
-    if sum(map(len, full)) > _LONGEST_COMMAND:
+    try:
+        zfs.run("snapshot", *(["-r"] if recursive else []), *full, timeout=600)
+    except CommandError as error:
+        if error.reason is not Reason.TOO_LONG:
+            raise
         raise ZfsError(
-            f"{len(full)} snapshots are too many for one command",
+            f"{len(full)} snapshots are too many for one command; none was made",
             hint=f"make them yourself, zfs snapshot -r …@{snapshot}, then back up with @{snapshot}",
-        )
-    zfs.run("snapshot", *(["-r"] if recursive else []), *full, timeout=600)
+        ) from error
 
 
 def hold(zfs: Zfs, snapshot: str, tag: str) -> None:

@@ -29,6 +29,7 @@ class Reason(enum.Enum):
     MISFIT = enum.auto()  # the stream's beginning is refused: EINVAL, whatever zfs makes of it
     UNSERVED = enum.auto()  # there is no going on from this resume token, now or later
     UNREADABLE = enum.auto()  # a block of the pool is damaged, and there is no good copy of it
+    TOO_LONG = enum.auto()  # the system does not take so many arguments; zfs did not run
     OTHER = enum.auto()
 
 

@@ -117,6 +117,21 @@ def test_holds_keep_a_snapshot(zfs: Zfs, machine: Machine, pool: str) -> None:
         datasets.hold(zfs, name, "offsite:1")
 
 
+def test_many_snapshots_at_one_moment(zfs: Zfs, machine: Machine, pool: str) -> None:
+    """Over ssh 128 KiB take them all, or none."""
+    long = f"{pool}/{'x' * 200}"
+    machine.script(f"for i in $(seq 700); do zfs create -o mountpoint=none {long}$i; done")
+    names = [f"{long}{number}" for number in range(1, 701)]
+    if zfs.ssh:
+        with pytest.raises(ZfsError, match="700 snapshots are too many for one command"):
+            datasets.create_snapshots(zfs, names, "s")
+        assert datasets.find_snapshots(zfs, [f"{name}@s" for name in names]) == {}
+    datasets.create_snapshots(zfs, names[:560], "s")
+    found = datasets.find_snapshots(zfs, [f"{name}@s" for name in names])
+    assert len(found) == 560
+    assert len({one.createtxg for one in found.values()}) == 1
+
+
 def test_estimates_are_near(zfs: Zfs, filled: str, stream_of: StreamOf) -> None:
     for key, case in CASES.items():
         name = f"{filled}/{case.dataset}"
