@@ -56,7 +56,10 @@ def receive(
         came.append(_receive(step, way, _PAUSES if number == 0 else ()))
         target = _target(step, found)
         if datasets.get_snapshot(found.zfs, target).guid != step.link.guid:
-            raise ZfsError(f"{target} was received, but it is not the snapshot backed up")
+            raise ZfsError(
+                f"{target} was received, but it is not the snapshot backed up",
+                hint=landing.give_up(found),
+            )
         if way.new is not None and not targets.knows_marks(found.zfs):
             _mark(way, way.new)
     return came

@@ -56,8 +56,9 @@ def exists(path: Path) -> bool:
 
 
 def as_text(data: bytes, path: Path) -> str:
+    """Without the byte order mark that some editors put in front. Raises KeysError."""
     try:
-        return data.decode("utf-8")
+        return data.decode("utf-8-sig")
     except UnicodeDecodeError:
         raise KeysError(f"{path} is not a text file") from None  # the cause would hold its bytes
 

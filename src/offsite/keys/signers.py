@@ -67,7 +67,8 @@ def parse_allowed(text: str, where: str) -> Iterator[Signer]:
 
 def parse_comments(text: str, where: str) -> Iterator[Signer]:
     """The signers named in the comments of an identity file. Raises KeysError."""
-    for number, line in enumerate(text.splitlines(), 1):
+    for number, raw in enumerate(text.splitlines(), 1):
+        line = raw.strip()
         if line.startswith(_COMMENT):
             yield _signer(line.removeprefix(_COMMENT), f"{where}, line {number}")
 

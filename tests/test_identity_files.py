@@ -1,0 +1,96 @@
+"""A restore on a new machine, with nothing but the identity file: as editors and users leave it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from offsite import age, config
+from tests.test_commands import MONDAY, STREAM, home_of_two
+from tests.whole import TARGET, Home
+
+OTHERS = [age.generate_identity() for _ in range(3)]
+SECRETS = [one.secret_line() for one in OTHERS]
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Home]:
+    """With a backup; the keys that only the old machine had are gone."""
+    with home_of_two(tmp_path_factory.mktemp("moved")) as made:
+        assert made.offsite("--backup", MONDAY).status == 0
+        settings = config.load(made.environment(made.folder))
+        settings.catalog_key_file.unlink()
+        settings.allowed_signers_file.unlink()
+        settings.signing_key_file.unlink()
+        yield made
+
+
+def identity(home: Home) -> Path:
+    return config.load(home.environment(home.folder)).identity_file
+
+
+def crlf(text: str) -> str:
+    return text.replace("\n", "\r\n")
+
+
+def spread(text: str) -> str:
+    """Blank lines, comments of the user's, and everything indented."""
+    lines = "\n\n".join(f"  \t{line}  " for line in text.splitlines())
+    return f"\n# the key of the old NAS: age1…\n#\n{lines}\n   # end"
+
+
+LEFT: dict[str, Callable[[str], str]] = {
+    "CRLF": crlf,
+    "no line end": str.rstrip,
+    "blank lines and comments": spread,
+    "a byte order mark": lambda text: "\ufeff" + text,
+    "as a Windows editor has it": lambda text: "\ufeff" + crlf(spread(text)),
+    "the last of several": lambda text: "\n".join([*SECRETS, text]),
+    "the first of several": lambda text: "\n".join([text, *SECRETS]),
+    "among several, twice, CRLF": lambda text: crlf(
+        "\n".join([SECRETS[0], text, text, SECRETS[1]])
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", LEFT)
+def test_it_opens_the_backup(home: Home, kind: str) -> None:
+    path = identity(home)
+    before = path.read_bytes()
+    try:
+        path.write_bytes(LEFT[kind](before.decode()).encode())
+        ran = home.offsite("--restore", MONDAY, "--as", TARGET)
+        assert (ran.status, home.received) == (0, STREAM), ran
+    finally:
+        path.write_bytes(before)
+
+
+def test_several_of_which_none_opens_it(home: Home) -> None:
+    """Told before the first byte, and no key is shown."""
+    path = identity(home)
+    before = path.read_bytes()
+    comment = b"".join(line for line in before.splitlines(True) if line.startswith(b"#"))
+    try:
+        path.write_bytes(comment + "\r\n".join(SECRETS).encode())
+        ran = home.offsite("--restore", MONDAY, "--as", TARGET)
+    finally:
+        path.write_bytes(before)
+    assert (ran.status, home.received) == (2, None)
+    assert "no key here opens them" in ran.stderr
+    assert "AGE_PRIVATE_KEY_FILE" in ran.stderr
+    assert "AGE-SECRET" not in ran.stderr.upper()
+
+
+def test_what_was_received_is_another_snapshot(home: Home) -> None:
+    """By its guid: whatever zfs made of a stream that was right. It stays marked as unfinished."""
+    home.snapshot("monday", STREAM, guid=78)
+    try:
+        ran = home.offsite("--restore", MONDAY, "--as", TARGET)
+    finally:
+        home.snapshot("monday", STREAM, guid=77)
+    assert ran.status == 1, ran
+    assert f"{TARGET}@monday was received, but it is not the snapshot backed up" in ran.stderr
+    assert f"zfs destroy -r {TARGET}" in ran.stderr
+    assert home.calls("inherit") == []
