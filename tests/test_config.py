@@ -372,6 +372,12 @@ def test_a_secret_that_others_can_read(load: Load, file: Path, tmp_path: Path) -
     assert config.load({"HOME": str(tmp_path)}).warnings == ()
 
 
+def test_a_file_that_a_windows_editor_saved(load: Load, file: Path, tmp_path: Path) -> None:
+    file.write_bytes(b"\xef\xbb\xbfNAS_REMOTE=nas:b\r\nZFS_SSH=nas\r\n")
+    found = config.load({"HOME": str(tmp_path)})
+    assert (names(found), found.zfs_ssh, found.warnings) == (["nas"], "nas", ())
+
+
 def test_not_utf8(load: Load, file: Path, tmp_path: Path) -> None:
     file.write_bytes(b"ZFS_SSH=nas\xff\n")
     with pytest.raises(ConfigError, match=r"config\.env: is not UTF-8 text \(byte 11\)"):

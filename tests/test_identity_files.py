@@ -47,6 +47,7 @@ LEFT: dict[str, Callable[[str], str]] = {
     "blank lines and comments": spread,
     "a byte order mark": lambda text: "\ufeff" + text,
     "as a Windows editor has it": lambda text: "\ufeff" + crlf(spread(text)),
+    "redirected in PowerShell": crlf,
     "the last of several": lambda text: "\n".join([*SECRETS, text]),
     "the first of several": lambda text: "\n".join([text, *SECRETS]),
     "among several, twice, CRLF": lambda text: crlf(
@@ -60,7 +61,8 @@ def test_it_opens_the_backup(home: Home, kind: str) -> None:
     path = identity(home)
     before = path.read_bytes()
     try:
-        path.write_bytes(LEFT[kind](before.decode()).encode())
+        encoding = "utf-16" if kind == "redirected in PowerShell" else "utf-8"
+        path.write_bytes(LEFT[kind](before.decode()).encode(encoding))
         ran = home.offsite("--restore", MONDAY, "--as", TARGET)
         assert (ran.status, home.received) == (0, STREAM), ran
     finally:

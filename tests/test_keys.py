@@ -220,7 +220,7 @@ def test_public_files_that_anyone_may_write(config: Config, name: str) -> None:
 
 
 @pytest.mark.parametrize("name", [*LOADERS, "recipients_file", "allowed_signers_file"])
-@pytest.mark.parametrize("content", [b"\xff\xfe\x00hunter2", b"offsite hunter2", b"x" * (2 << 20)])
+@pytest.mark.parametrize("content", [b"\xff\x00hunter2", b"offsite hunter2", b"x" * (2 << 20)])
 def test_nonsense_is_refused_and_not_echoed(config: Config, name: str, content: bytes) -> None:
     keys.initialise(config)
     getattr(config, name).write_bytes(content)
@@ -378,6 +378,33 @@ def test_no_signer_line_fails_otherwise(text: str) -> None:
             list(signers.parse_comments(f"# offsite-signer: {line}", "FILE"))
 
 
+@pytest.mark.parametrize("before", ["\ufeff", "\ufeff \r\n"])
+def test_files_with_a_byte_order_mark(config: Config, before: str) -> None:
+    keys.initialise(config)
+    load_all = (
+        keys.load_recipients,
+        keys.load_identities,
+        keys.load_catalog,
+        keys.load_signing_key,
+        keys.load_signers,
+    )
+    plain = [load_one(config) for load_one in load_all]
+    for path in (
+        config.recipients_file,
+        config.identity_file,
+        config.catalog_key_file,
+        config.signing_key_file,
+        config.allowed_signers_file,
+    ):
+        path.write_bytes((before + path.read_text()).replace("\n", "\r\n").encode())
+    for load_one, expected in zip(load_all, plain, strict=True):
+        found = load_one(config)
+        if isinstance(found, Ed25519PrivateKey) and isinstance(expected, Ed25519PrivateKey):
+            assert found.private_bytes_raw() == expected.private_bytes_raw()
+        else:
+            assert found == expected
+
+
 # --- an identity behind a passphrase --------------------------------------------------------------
 
 
@@ -416,6 +443,7 @@ except OffsiteError as error:
 def locked(config: Config, tmp_path: Path) -> Config:
     needs("age")
     keys.initialise(config)
+    config.identity_file.write_text("\ufeff" + config.identity_file.read_text())
     argv = ["age", "-p", "-o", str(tmp_path / "locked"), str(config.identity_file)]
     status, output = on_terminal(argv, [b"correct horse", b"correct horse"])
     assert status == 0, output

@@ -5,6 +5,7 @@ Errors name the file and what is wrong with it, never its content.
 
 from __future__ import annotations
 
+import codecs
 import os
 import secrets
 import stat
@@ -56,9 +57,13 @@ def exists(path: Path) -> bool:
 
 
 def as_text(data: bytes, path: Path) -> str:
-    """Without the byte order mark that some editors put in front. Raises KeysError."""
+    """Without the byte order mark that some editors put in front. Raises KeysError.
+
+    UTF-16 is what a redirection in PowerShell writes; it always has the mark.
+    """
+    wide = data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
     try:
-        return data.decode("utf-8-sig")
+        return data.decode("utf-16" if wide else "utf-8-sig")
     except UnicodeDecodeError:
         raise KeysError(f"{path} is not a text file") from None  # the cause would hold its bytes
 

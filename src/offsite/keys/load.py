@@ -130,7 +130,7 @@ def _ask(path: Path) -> str:
     if done.status:
         reason = done.stderr.strip().partition("\n")[0] or f"exit status {done.status}"
         raise KeysError(f"{path}: the passphrase did not open it ({reason})")
-    return done.stdout
+    return files.as_text(done.raw, path)
 
 
 def _may_ask() -> bool:
