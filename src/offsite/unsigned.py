@@ -12,6 +12,7 @@ from collections import Counter
 from collections.abc import Generator, Iterable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
+from itertools import chain
 
 from offsite import (
     connect,
@@ -41,8 +42,9 @@ from offsite.progress import Plan, Progress
 from offsite.recovery import Request, Result
 from offsite.remote import Remote
 from offsite.shards import Reader
-from offsite.zfs import datasets, names
+from offsite.zfs import datasets, embedded, names
 from offsite.zfs.command import Zfs
+from offsite.zfs.records import Feature
 from offsite.zfs.stream import Begin, Follower
 
 _ANY = frozenset({None, "latest", "latest-full"})
@@ -201,7 +203,7 @@ def _stream(job: _Job, follower: Follower) -> Generator[memoryview, None, None]:
     progress.start(_plan(job))
     try:
         with closing(shards.stream(job.order, job.reader)) as pieces:
-            yield from _followed(pieces, follower, job)
+            yield from _receivable(_followed(pieces, follower, job), follower, job)
     finally:
         progress.finish()
 
@@ -225,6 +227,17 @@ def _followed(pieces: Iterable[memoryview], follower: Follower, job: _Job) -> It
             hint="the older tool never finished it, or shards were deleted: choose another backup",
         )
     yield from held
+
+
+def _receivable(
+    pieces: Iterator[memoryview], follower: Follower, job: _Job
+) -> Iterator[memoryview]:
+    """The stream, or where it was sent with -e, one that every zfs receives, and as a whole."""
+    whole = chain([next(pieces)], pieces)
+    if follower.begin is None or Feature.EMBED_DATA not in follower.begin.features:
+        return whole
+    job.reader.progress.info("Its embedded blocks (zfs send -e) are made plain ones on the way")
+    return embedded.undone(whole)
 
 
 def _check_begin(begin: Begin, job: _Job) -> None:
