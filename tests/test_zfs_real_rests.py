@@ -39,8 +39,8 @@ PIECE = 1 << 16
 
 
 @cache
-def archive() -> Mapping[str, bytes]:
-    with ARCHIVE.open("rb") as file:
+def archive(path: Path = ARCHIVE) -> Mapping[str, bytes]:
+    with path.open("rb") as file:
         opened = zstandard.ZstdDecompressor(max_window_size=WINDOW).stream_reader(file)
         with tarfile.open(fileobj=io.BytesIO(opened.read())) as tar:
             return {

@@ -12,6 +12,8 @@ import zlib
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 
+import zstandard
+
 from offsite.errors import ZfsError
 from offsite.zfs import drr
 from offsite.zfs.drr import Begin, Object, Record, Spill, Write, WriteEmbedded
@@ -182,12 +184,14 @@ def _zstd(data: bytes, size: int) -> bytes:
 
     Source: include/sys/zstd/zstd.h, zfs_zstd_decompress_buf in module/zstd/zfs_zstd.c.
     """
-    import zstandard  # noqa: PLC0415 - hardly ever needed
-
     frame = data[8 : 8 + int.from_bytes(data[:4], "big")]
-    reader = zstandard.ZstdDecompressor(format=zstandard.FORMAT_ZSTD1_MAGICLESS)
+    # Read as a stream: to decompress at once allocates what the frame says, not what we allow.
+    opener = zstandard.ZstdDecompressor(
+        format=zstandard.FORMAT_ZSTD1_MAGICLESS, max_window_size=BLOCK_LIMIT
+    )
     try:
-        return reader.decompress(frame, max_output_size=size)
+        with opener.stream_reader(frame) as reader:
+            return reader.read(size)
     except zstandard.ZstdError as error:
         raise ValueError(str(error)) from None
 
