@@ -178,7 +178,13 @@ def offsite(stream: Path, folder: Path) -> Contender:
     stand_in.chmod(0o755)
     settings = f"LOCAL_REMOTE={target}\nZFS_COMMAND={stand_in}\n"
     (home / ".config/offsite/config.env").write_text(settings)
-    environment = {**os.environ, "HOME": str(home), "XDG_RUNTIME_DIR": str(home / "run")}
+    environment = {
+        **os.environ,
+        "HOME": str(home),
+        "XDG_RUNTIME_DIR": str(home / "run"),
+        "PYTHONPYCACHEPREFIX": str(home / "compiled"),  # compiled once, as pip does
+        "PYTHONDONTWRITEBYTECODE": "",
+    }
     command = [sys.executable, "-m", "offsite", "--quiet"]
     subprocess.run([*command, "keys", "init"], env=environment, check=True, capture_output=True)
     commands = {

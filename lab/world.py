@@ -168,6 +168,13 @@ class World:
         others = " ".join(f"! -path {shlex.quote(f'.{name}')}" for name in below)  # mounted or not
         return self.machine.script(FACTS.format(mountpoint=f"/{dataset}", others=others)).stdout
 
+    def content(self, name: str) -> str:
+        """The same of a filesystem; of a volume, its hash."""
+        kind = self.machine.run("zfs", "get", "-Ho", "value", "type", name).stdout.strip()
+        if kind == "volume":
+            return self.machine.script(f"sha256sum <{self.device(name)}").stdout
+        return self.facts(name)
+
     def receipts(self) -> int:
         """Chunks that all providers have, as the journals tell."""
         journals = (self.home / ".local/state/offsite/journals").glob("*.jsonl")

@@ -17,6 +17,7 @@ import pytest
 
 from offsite import config, connect, repository
 from offsite.config import Config, Provider
+from offsite.errors import ProviderError
 from offsite.manifest import DatasetFacts, IndexRef
 from offsite.remote import Entry, Remote
 from offsite.zfs.datasets import Snapshot
@@ -53,7 +54,7 @@ case "$*" in
 "snapshot "*) shift; printf '%s\\n' "$@" | cut -d @ -f 1 | make "${{name#*@}}" ;;
 "send -t "*) echo "invalid option 't'" >&2; exit 2 ;;
 "send -nP"*) printf 'size\\t5000\\n' ;;
-"send "*) stream ;;
+"send "*) [ "$dataset" != "$(cat bad)" ] && stream ;;
 "list -r "*) cat tree ;;
 "list -t snapshot,bookmark "*) ;; # nothing to stand on: every backup is a full one
 "list -t snapshot -d 1 "*) grep "^$name@" made | cut -f 1-4 ;;
@@ -122,7 +123,7 @@ class Fleet:
         self.stores = {name: Counting(name) for name in ("one", "two")}
         (home.folder / "zfs").write_text(_ZFS.format(folder=home.folder, usage=USAGE))
         home.configure(ONE_REMOTE="/one", TWO_REMOTE="/two")
-        for name in ("made", "set"):
+        for name in ("bad", "made", "set"):
             (self.folder / name).touch()
         rows = [
             f"{name}\t{number}\tfilesystem\tlz4\t0\t0\toff\t-\n"
@@ -132,6 +133,10 @@ class Fleet:
         (self.folder / "stream").write_bytes(repo.stream(0, [repo.noise(2000)]))
         self.states = dict.fromkeys(self.names, 0)
         self.change()
+
+    def fail(self, name: str) -> None:
+        """From now on nothing of this dataset can be sent."""
+        (self.folder / "bad").write_text(name)
 
     def change(self, *names: str) -> None:
         for name in names:
@@ -319,18 +324,47 @@ def test_a_provider_that_lacks_some(fleet: Fleet) -> None:
 
 
 def test_who_was_to_tell_failed(fleet: Fleet) -> None:
-    """The others had not changed, but nothing says so: the set is not whole."""
+    """Another one does, though it has not changed."""
+    fleet.backup("s0")
+    fleet.fail("tank/b")
+    fleet.change("tank/b")
+    done = fleet.backup("s1", status=3)
+    assert list(done["failed"]) == ["tank/b"]
+    assert (sent(done), [*done["unchanged"]]) == (["tank"], ["tank/a", "tank/c"])
+    fleet.fail("")
+    done = fleet.backup("s1")
+    assert (sent(done), [*done["unchanged"]]) == (["tank", "tank/b"], ["tank/a", "tank/c"])
+    assert fleet.comes_back("s1") == {
+        "tank": "s1", "tank/a": "s0", "tank/b": "s1", "tank/c": "s0",
+    }  # fmt: skip
+
+
+def test_nobody_is_left_to_tell(fleet: Fleet) -> None:
     fleet.backup("s0")
     (fleet.folder / "stream").rename(fleet.folder / "away")
     fleet.change("tank/b")
     fleet.backup("s1", status=1)
+    (fleet.folder / "away").rename(fleet.folder / "stream")
+    assert sent(fleet.backup("s1")) == fleet.names  # all were begun
+    assert fleet.comes_back("s1") == dict.fromkeys(fleet.names, "s1")
+
+
+def test_nothing_can_be_written(fleet: Fleet, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The others had not changed, but nothing says so: the set is not whole."""
+
+    def full(*_: object) -> None:
+        raise ProviderError("disk full")
+
+    fleet.backup("s0")
+    fleet.change("tank/b")
+    with monkeypatch.context() as patch:
+        patch.setattr(Counting, "put", full)
+        fleet.backup("s1", status=1)
     logs = "".join(path.read_text() for path in fleet.home.folder.glob("*.log"))
     assert "3 datasets did not change, but that could not be recorded" in logs
+    assert logs.count("is not backed up") == 1
     assert "s1" not in fleet.plan("tank")["restores"][1]["snapshot"]
-    (fleet.folder / "away").rename(fleet.folder / "stream")
-    done = fleet.backup("s1")
-    assert (sent(done), len(done["unchanged"])) == (["tank/b"], 3)
-    assert len(fleet.comes_back("s1")) == 4
+    assert (sent(fleet.backup("s1")), len(fleet.comes_back("s1"))) == (["tank/b"], 4)
 
 
 @pytest.mark.soak

@@ -14,6 +14,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("console",),
     ("backup", "listing", "restore"),  # the verbs
     ("unsigned",),
+    ("series",),
     ("recovery", "saving"),
     ("choosing", "forecast", "idle", "leftovers", "storing"),
     ("unreadable",),

@@ -20,7 +20,7 @@ from offsite.errors import (
 )
 from offsite.journal import Journal
 from offsite.mirror import Mirror
-from offsite.relay import Relay
+from offsite.relay import Lost, Relay
 from offsite.repository import index_name
 from offsite.slots import Arena
 from tests import interrupted, repo, story
@@ -58,17 +58,17 @@ def catching_up(*remotes: Provider, arena: int = 1 << 20) -> Iterator[tuple[Mirr
     """Everything was copied; what became of the mirror."""
     told = Told()
     with mirror_of(*remotes, progress=told) as mirror:
-        catch_up(mirror, told, arena=arena)
+        assert catch_up(mirror, told, arena=arena) is None
         yield mirror, told
 
 
 def catch_up(
     mirror: Mirror, told: Told, halt: threading.Event | None = None, arena: int = 1 << 20
-) -> None:
+) -> Lost | None:
     nothing = Journal(repo.ID, Path("/nonexistent"))
     found = history.of_unfinished(repo.ID, mirror, KEYS.keyring(), nothing)
     made = Relay(repo.ID, mirror, Arena(arena), told)
-    made.catch_up(found, found.receipts, halt or threading.Event())
+    return made.catch_up(found, found.receipts, halt or threading.Event())
 
 
 def without(remote: Provider, name: str, *gone: str | int) -> Provider:
@@ -125,15 +125,19 @@ def test_a_damaged_chunk_comes_from_another_provider(one: Provider) -> None:
     assert empty.objects == whole
 
 
-def test_a_chunk_damaged_everywhere_goes_nowhere(one: Provider) -> None:
-    empty = Provider("empty")
-    put_chunks(one, 3, story="damage")
-    why = r"chunk-00000003.* cannot be had: one: it is not the"
-    with pytest.raises(IntegrityError, match=why) as caught, catching_up(one, empty):
-        pass
-    assert caught.value.hint is None  # saving.py adds what to do about an unfinished backup
-    assert path(3) not in empty.objects
-    assert not any("index" in name for name in empty.puts)
+@pytest.mark.parametrize("arena", [4096, 1 << 20])
+def test_a_chunk_damaged_everywhere_goes_nowhere(one: Provider, arena: int) -> None:
+    empty, told = Provider("empty"), Told()
+    put_chunks(one, 3, 5, story="damage")
+    with mirror_of(one, empty, progress=told) as mirror:
+        lost = catch_up(mirror, told, arena=arena)
+    assert lost is not None
+    assert lost.number == 3
+    assert "chunk-00000003" in str(lost.why)
+    assert "cannot be had: one: it is not the" in str(lost.why)
+    assert {0, 1, 2} <= set(empty.chunks)
+    assert {3, 5}.isdisjoint(empty.chunks)
+    assert empty.chunks == [0, 1, 2] or arena > 4096  # no use in what is behind it
 
 
 def test_a_provider_that_cannot_be_read_is_not_the_only_one(one: Provider) -> None:
@@ -326,6 +330,44 @@ def test_a_complete_backup_spreads_without_the_pool(machine: Machine, tmp_path: 
         assert machine.restored(remote) == pool.whole
     assert machine.spread(one, two, three).sent_bytes == 0
     assert machine.told.infos == ["tank/photos@monday is backed up already"]
+
+
+def test_what_nobody_has_undamaged_is_sent_again(machine: Machine, tmp_path: Path) -> None:
+    """All before it is copied, and none of it comes out of zfs again."""
+    pool = Pool(tmp_path / "pool", stream_of(interrupted.files()))
+    one, two = Provider("one"), Provider("two")
+    pool.behave(most=7300, status=1)
+    with pytest.raises(ZfsError):
+        machine.run(pool, one)
+    had = len(one.chunks)
+    assert had > 4
+    damage(one, had - 2)
+    one.fail_after(None)
+    pool.behave()
+    done = machine.run(pool, one, two)
+    assert machine.told.warnings[-1].endswith("it is sent again, with what follows it")
+    assert done.resumed_chunks == had - 2
+    assert done.sent_bytes < len(pool.whole)
+    assert min(one.chunks) >= had - 3  # a chunk is cut at its last seam
+    assert one.objects == two.objects
+    assert machine.restored(one) == machine.restored(two) == pool.whole
+
+
+def test_of_a_complete_backup_what_nobody_has_undamaged_is_an_error(
+    machine: Machine, tmp_path: Path
+) -> None:
+    pool = Pool(tmp_path / "pool", stream_of(interrupted.files()))
+    one, two = Provider("one"), Provider("two")
+    machine.run(pool, one)
+    damage(one, 1)
+    with pytest.raises(IntegrityError, match=r"chunk-00000001.* cannot be had"):
+        machine.spread(one, two)
+    assert repository.MANIFEST not in two.puts
+
+
+def damage(remote: Provider, number: int) -> None:
+    name = next(each for each in remote.objects if repository.chunk_name(number) in each)
+    remote.objects[name] = bytes(len(remote.objects[name]))
 
 
 def test_a_provider_with_a_backup_of_its_own_is_left_alone(

@@ -52,7 +52,7 @@ def sealed_bytes(
 
 def opened(sealed: bytes, room: int) -> bytes:
     out = bytearray(room)
-    size = seal.open_chunk(memoryview(sealed), memoryview(out), IDENTITIES)
+    size = seal.open_chunk(memoryview(bytearray(sealed)), memoryview(out), IDENTITIES)
     assert not any(out[size:])
     return bytes(out[:size])
 
@@ -174,7 +174,7 @@ def test_wrong_identity() -> None:
     sealed = sealed_bytes(WORDS)[1]
     with pytest.raises(NoKeyError):
         seal.open_chunk(
-            memoryview(sealed),
+            memoryview(bytearray(sealed)),
             memoryview(bytearray(len(WORDS))),
             Identities((age.generate_identity(),)),
         )
@@ -256,7 +256,7 @@ def test_the_bomb_that_lies() -> None:
 
 def test_opening_takes_no_memory_of_the_size_of_the_chunk() -> None:
     plain = os.urandom(MIB) * 16
-    sealed, out = sealed_bytes(plain)[1], bytearray(len(plain))
+    sealed, out = bytearray(sealed_bytes(plain)[1]), bytearray(len(plain))
     tracemalloc.start()
     seal.open_chunk(memoryview(sealed), memoryview(out), IDENTITIES)
     peak = tracemalloc.get_traced_memory()[1]
@@ -265,33 +265,15 @@ def test_opening_takes_no_memory_of_the_size_of_the_chunk() -> None:
     assert peak < 2 * MIB
 
 
-@given(st.binary(max_size=200), st.integers(1, 50))
+@given(st.binary(max_size=200))
 @settings(deadline=None)
-def test_no_frame_makes_the_reader_fail_otherwise(tail: bytes, step: int) -> None:
+def test_no_frame_makes_the_reader_fail_otherwise(tail: bytes) -> None:
     for compressed in (b"\x28\xb5\x2f\xfd" + tail, FRAME[:100] + tail):
-        pieces = [compressed[at : at + step] for at in range(0, len(compressed), step)]
         try:
-            frame.decompress_into(pieces, memoryview(bytearray(1000)))
+            frame.decompress_into(memoryview(compressed), memoryview(bytearray(1000)))
         except IntegrityError:
             continue
         assert zstandard.ZstdDecompressor().decompress(compressed, max_output_size=1000) is not None
-
-
-def test_pieces_may_be_cut_anywhere() -> None:
-    for step in (1, 2, 3, 17, 1000):
-        pieces = [FRAME[at : at + step] for at in range(0, len(FRAME), step)]
-        out = bytearray(len(WORDS))
-        assert frame.decompress_into(pieces, memoryview(out)) == len(WORDS)
-        assert out == WORDS
-
-
-@pytest.mark.parametrize(
-    "tail", [b"\0", b"\0\0\0", b"\1\0\0", FRAME, EMPTY_FRAME, SKIPPABLE, DISGUISED]
-)
-def test_what_comes_in_a_piece_of_its_own_behind_the_frame(tail: bytes) -> None:
-    for pieces in ([FRAME, tail], [FRAME[:-1], FRAME[-1:], tail[:1], tail[1:]]):
-        with pytest.raises(IntegrityError, match="frame"):
-            frame.decompress_into(pieces, memoryview(bytearray(len(WORDS))))
 
 
 # --- documents ------------------------------------------------------------------------------------
@@ -320,8 +302,8 @@ def test_through_the_age_program(tmp_path: Path) -> None:
         out = bytearray(seal.sealed_bound(len(plain), recipients))
         size = seal.seal_chunk(memoryview(plain), memoryview(out), recipients, level=3).size
         back = bytearray(len(plain))
-        sealed = memoryview(out)[:size]
+        sealed, cut = memoryview(out[:size]), memoryview(out[: size - 1])
         assert seal.open_chunk(sealed, memoryview(back), Identities(files=(key,))) == len(plain)
         assert back == plain
         with pytest.raises((IntegrityError, KeysError)):
-            seal.open_chunk(sealed[:-1], memoryview(back), Identities(files=(key,)))
+            seal.open_chunk(cut, memoryview(back), Identities(files=(key,)))

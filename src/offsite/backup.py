@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
@@ -18,7 +17,6 @@ from offsite import (
     figures,
     idle,
     lock,
-    member,
     pipeline,
     recursion,
     saving,
@@ -29,24 +27,23 @@ from offsite.catalog import Backup
 from offsite.chain import Names
 from offsite.config import Config, Provider
 from offsite.elsewhere import NOWHERE, Elsewhere
-from offsite.errors import LockedError, OffsiteError, ProviderError, UsageError
+from offsite.errors import LockedError, OffsiteError, UsageError
 from offsite.idle import Idle
 from offsite.manifest import SetFacts
 from offsite.member import Member, Wish
-from offsite.ordered import crew_of
 from offsite.pipeline import Engine, SealJob
 from offsite.progress import Progress
 from offsite.recursion import Note
 from offsite.remote import Remote
 from offsite.repository import Author
 from offsite.seal import Sealed
+from offsite.series import Series
 from offsite.storing import Result
 from offsite.zfs import datasets
 from offsite.zfs.command import Zfs
 from offsite.zfs.datasets import Dataset
 from offsite.zfs.names import check_snapshot_name, parent_of
 
-_PATIENCE = 3  # datasets in which a provider may fail before it is left out of the others
 JOBS = 2
 
 
@@ -186,31 +183,22 @@ def _set(this: _Run, wanted: list[Dataset], names: Names, *, everything: bool) -
         same = alike.guids(alike.told(backups))
         those = [replace(one, set=facts, same=same) for one in those]
         still = _idle(this, facts, those, backups, remotes)
-        series = _Series(this, backups, remotes, failed, Counter())
+        series = Series(_jobs(this, engine), backups, remotes, failed, progress, this.stop)
         with _elsewhere(this, fit, backups, remotes, failed) as others:
-            those = [
-                replace(
-                    one,
-                    elsewhere=others,
-                    unchanged=still.fresh if one.dataset.name == still.teller else (),
-                )
-                for one in those
-                if one.dataset.name not in still.unchanged
-            ]
-            results, errors = series.run(those, engine)
+            done = series.run([replace(one, elsewhere=others) for one in those], still, engine)
         if fresh:
             note.remove()
-    unchanged = {name: one.backup for name, one in still.unchanged.items()}
-    if still.teller in errors:
+    unchanged = {name: one.backup for name, one in done.still.unchanged.items()}
+    if done.still.fresh and done.still.teller in done.errors:
         progress.warning(
-            f"{figures.count(len(still.fresh), 'dataset')} did not change, but that could not be"
-            f" recorded: @{names.snapshot} is not whole"
+            f"{figures.count(len(done.still.fresh), 'dataset')} did not change, but that could not"
+            f" be recorded: @{names.snapshot} is not whole"
         )
         unchanged = {}
-    lost = {**errors, **locked, **unfit}
-    if not results:
+    lost = {**done.errors, **locked, **unfit}
+    if not done.results:
         raise next(iter(lost.values()))
-    return Outcome(tuple(results), _reasons(lost), recursive=True, unchanged=unchanged)
+    return Outcome(tuple(done.results), _reasons(lost), recursive=True, unchanged=unchanged)
 
 
 def _idle(
@@ -256,71 +244,10 @@ def _moment(
     return begun, there
 
 
-@dataclass(frozen=True)
-class _Series:
-    """``failures``: in how many datasets each provider failed so far."""
-
-    this: _Run
-    backups: Sequence[Backup]
-    remotes: Sequence[Remote]
-    failed: Mapping[str, str]
-    failures: Counter[str]
-
-    def run(
-        self, members: Sequence[Member], engine: Engine[SealJob, Sealed]
-    ) -> tuple[list[Result], dict[str, OffsiteError]]:
-        """The results in the members' order, and what ended those that failed."""
-        jobs = min(self.this.request.jobs, len(members), _most_jobs(self.this, engine))
-        engines = engine.parts(max(jobs, 1))
-        free = list(engines)
-        results: list[Result] = []
-        errors: dict[str, OffsiteError] = {}
-
-        def work(one: Member) -> tuple[Result, ...] | OffsiteError:
-            mine = free.pop()
-            one = replace(one, in_flight=max(member.IN_FLIGHT // len(engines), 1))
-            try:
-                return self._back_up(one, mine)
-            except OffsiteError as error:
-                if self.this.stop.is_set():
-                    raise
-                one.progress.warning(f"{one.dataset.name} is not backed up: {error}")
-                return error
-            finally:
-                free.append(mine)
-
-        with crew_of(len(engines)) as crew:
-            futures = [crew.submit(work, one) for one in members]
-            for one, future in zip(members, futures, strict=True):
-                done = future.result()
-                if isinstance(done, OffsiteError):
-                    errors[one.dataset.name] = done
-                else:
-                    results += done
-        return results, errors
-
-    def _back_up(self, one: Member, engine: Engine[SealJob, Sealed]) -> tuple[Result, ...]:
-        one = replace(one, progress=self.this.progress.part(one.dataset.name))
-        out = {name for name, count in self.failures.items() if count >= _PATIENCE}
-        remotes = [remote for remote in self.remotes if remote.name not in out]
-        failed = {**self.failed, **dict.fromkeys(out, "it failed several times before")}
-        if not remotes:
-            raise ProviderError("no provider is left to write to")
-        try:
-            results = saving.back_up(one, engine, self.backups, remotes, failed)
-        except ProviderError:
-            self.failures.update(remote.name for remote in remotes)
-            raise
-        for remote in remotes:
-            failed_here = any(remote.name in result.failed for result in results)
-            self.failures[remote.name] = self.failures[remote.name] + 1 if failed_here else 0
-        return results
-
-
-def _most_jobs(this: _Run, engine: Engine[SealJob, Sealed]) -> int:
+def _jobs(this: _Run, engine: Engine[SealJob, Sealed]) -> int:
     """Each work needs memory for two chunks at least, so that one is read while one is stored."""
     pair = _pair(this.config, this.author)
-    return max(engine.budget.pairs(pair) // 2, 1)
+    return max(min(this.request.jobs, engine.budget.pairs(pair) // 2), 1)
 
 
 @contextmanager

@@ -7,7 +7,7 @@ together cost a few zfs commands, and no request to any provider.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from offsite import alike, bases, lineage, properties
 from offsite.alike import Alike
@@ -33,6 +33,17 @@ class Idle:
     unchanged: Mapping[str, Unchanged]
     fresh: tuple[Unchanged, ...]
     teller: str | None
+
+    def telling(self, one: Member) -> Member:
+        """The member that is to be stored, with what its manifest is to tell."""
+        return replace(one, unchanged=self.fresh) if one.dataset.name == self.teller else one
+
+    def told_by(self, name: str) -> Idle:
+        """The same, but that this unchanged one is stored, and tells of the others."""
+        mine = self.unchanged[name]
+        fresh = tuple(one for one in self.fresh if one != mine)
+        unchanged = {other: one for other, one in self.unchanged.items() if other != name}
+        return Idle(unchanged, fresh, name)
 
 
 def find(
@@ -65,10 +76,8 @@ def find(
     fresh = tuple(one for one in unchanged.values() if one.snapshot_guid not in recorded)
     stored = {one.head.dataset.guid for one in backups if _is_of(one, facts) and one.head}
     teller = _teller(members, unchanged, stored) if fresh else None
-    if teller in unchanged:
-        fresh = tuple(one for one in fresh if one != unchanged[teller])
-        unchanged = {name: one for name, one in unchanged.items() if name != teller}
-    return Idle(unchanged, fresh, teller)
+    still = Idle(unchanged, fresh, teller)
+    return still.told_by(teller) if teller in unchanged else still
 
 
 def _newest(member: Member, mine: Sequence[Backup], remotes: Sequence[Remote]) -> Backup | None:

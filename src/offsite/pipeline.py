@@ -307,7 +307,9 @@ def fetch(
     """
     engine, head = download.engine, download.manifest.head
     largest = max(receipt.size for receipt in download.receipts)
-    plain_slots, sealed_slots = engine.cut(head.chunk_size, largest)
+    # Those on their way, and one for each worker that waits for its turn. No more: see ``store``.
+    most = DOWNLOADS + engine.budget.workers
+    plain_slots, sealed_slots = engine.cut(head.chunk_size, largest, most)
 
     def get_and_open(pair: _Pair) -> _Pair:
         receipt = pair.receipt

@@ -23,6 +23,14 @@ _AT_ONCE = 4  # chunks on their way
 
 
 @dataclass(frozen=True)
+class Lost:
+    """A chunk that no provider has undamaged."""
+
+    number: int
+    why: IntegrityError
+
+
+@dataclass(frozen=True)
 class Relay:
     """Copies the objects of one backup within an arena, also from ``others``: whole copies of it on
     remotes that are not the mirror's."""
@@ -35,12 +43,12 @@ class Relay:
 
     def catch_up(
         self, history: History, receipts: Sequence[Receipt], halt: threading.Event
-    ) -> None:
+    ) -> Lost | None:
         """Give every live remote the chunks of ``receipts`` and the indexes that it lacks.
 
-        A remote that cannot be written to is dropped. Raises IntegrityError for a chunk that no
-        provider has undamaged, ConfigError if there is no memory for one, ProviderError,
-        StoppedError.
+        The first chunk that cannot be had is returned; all get those before it. A remote that
+        cannot be written to is dropped. Raises IntegrityError for an index that no provider has
+        undamaged, ConfigError if there is no memory for a chunk, ProviderError, StoppedError.
         """
         copies = sorted(history.copies, key=lambda copy: -len(copy.chunks))
         sources = Sources([*self.others, *(copy.remote for copy in copies)], self.progress)
@@ -51,10 +59,11 @@ class Relay:
         for copy in copies:
             self._disown(copy)
         with waking(halt, sources.abort):
-            self._copy_chunks(sources, [(r, names) for r, names in lacking if names], halt)
+            lost = self._copy_chunks(sources, [(r, names) for r, names in lacking if names], halt)
             for copy in copies:
                 for reference in history.references[copy.indexes :]:
                     self._copy_index(sources, reference, copy.remote.name)
+        return lost
 
     def copy_manifest(self, holders: Sequence[Remote], sha256: str, names: Sequence[str]) -> None:
         """Finish the backup on the remotes of these names. Raises IntegrityError, ProviderError."""
@@ -84,9 +93,9 @@ class Relay:
         sources: Sources,
         lacking: Sequence[tuple[Receipt, list[str]]],
         halt: threading.Event,
-    ) -> None:
+    ) -> Lost | None:
         if not lacking:
-            return
+            return None
         names = sorted({name for _, some in lacking for name in some})
         self.progress.info(f"Copying {len(lacking)} chunks to {', '.join(names)}")
         largest = max(receipt.size for receipt, _ in lacking)
@@ -97,21 +106,28 @@ class Relay:
                 hint="this backup was begun with a larger one: set MEMORY_LIMIT as it was then",
             )
         slots = Slots(self.arena, 0, count, largest)
+        lost: list[Lost] = []
 
         def work(item: tuple[Receipt, list[str], Span]) -> None:
             receipt, names, slot = item
             try:
                 self._copy_chunk(sources, receipt, names, slot)
+            except IntegrityError as error:
+                lost.append(Lost(receipt.number, error))
             finally:
                 slots.give(slot)
 
         def items() -> Iterator[tuple[Receipt, list[str], Span]]:
             for receipt, names in lacking:
-                yield receipt, names, slots.take(halt)
+                slot = slots.take(halt)
+                if lost:
+                    return
+                yield receipt, names, slot
 
         with crew_of(slots.count) as crew:
             for _ in in_order(crew, work, items(), halt):
                 pass
+        return min(lost, key=lambda one: one.number, default=None)
 
     def _copy_chunk(
         self, sources: Sources, receipt: Receipt, names: Sequence[str], slot: Span

@@ -114,10 +114,16 @@ def seal_chunk(
 def open_chunk(sealed: memoryview, out: memoryview, identities: Identities) -> int:
     """Write the plain bytes of a stored chunk to ``out`` and return their length.
 
-    Raises NoKeyError if no identity opens it, IntegrityError if it is damaged, or would take more
-    than ``out`` (a decompression bomb fills ``out`` at most).
+    ``sealed`` is overwritten: what age opens moves to its front. Raises NoKeyError if no identity
+    opens it, IntegrityError if it is damaged, or would take more than ``out`` (a decompression bomb
+    fills ``out`` at most).
     """
-    return frame.decompress_into(age.decrypt_stream((sealed,), identities), out)
+    size = 0
+    for piece in age.decrypt_stream((sealed,), identities):
+        # Never over what is still to be read: what is sealed is longer than what was in it.
+        sealed[size : size + len(piece)] = piece
+        size += len(piece)
+    return frame.decompress_into(sealed[:size], out)
 
 
 def seal_document(data: bytes, recipients: Recipients) -> bytes:

@@ -18,7 +18,7 @@ from offsite.errors import IntegrityError, OffsiteError, ProviderError, StoppedE
 from offsite.history import History
 from offsite.indexes import IndexWriter
 from offsite.journal import Journal
-from offsite.manifest import Manifest, SendFacts, Unchanged
+from offsite.manifest import Head, Manifest, SendFacts, Unchanged
 from offsite.mirror import Mirror
 from offsite.pipeline import Engine, SealJob
 from offsite.progress import Progress
@@ -100,7 +100,9 @@ def send(
         failed_before, found = indexes.journal.failed, None
         try:
             found = _find(work, sender, begun)
-            stored = len(found.receipts) if found else 0
+            if found is not None:
+                found = _level(work, head, found)
+                stored = len(found.receipts)
             sent = _move(work, sender, found)
             indexes.flush()
         except StoppedError as stopped:
@@ -166,20 +168,28 @@ def _find(work: Run, sender: Sender, begun: Backup | None) -> History | None:
     return history.of_unfinished(head.id, mirror, keyring, sender.indexes.journal)
 
 
-def _move(work: Run, sender: Sender, stored: History | None) -> int:
-    """Give all providers what is ``stored``, and send the rest; the bytes that came out of zfs."""
-    head, mirror = sender.head, work.mirror
-    names = [remote.name for remote in mirror.live]
-    if stored is None:
-        work.progress.start(sending.plan(head, names, []))
-        sender.indexes.begin()
-        work.mark(head.id)
-        return sender.send()
+def _level(work: Run, head: Head, stored: History) -> History:
+    """Give all providers what is ``stored``, and return what of it all of them have then."""
+    names = [remote.name for remote in work.mirror.live]
     work.progress.start(sending.plan(head, names, stored.receipts))
-    relay = Relay(head.id, mirror, work.engine.arena, work.progress)
+    relay = Relay(head.id, work.mirror, work.engine.arena, work.progress)
     work.mark(head.id)
-    relay.catch_up(stored, stored.receipts, work.stop)
-    return sender.send_rest(stored)
+    lost = relay.catch_up(stored, stored.receipts, work.stop)
+    if lost is None:
+        return stored
+    work.progress.warning(f"{lost.why}; it is sent again, with what follows it")
+    return replace(stored, receipts=stored.receipts[: lost.number])
+
+
+def _move(work: Run, sender: Sender, stored: History | None) -> int:
+    """Send what is not ``stored``; the bytes that came out of zfs."""
+    if stored is not None:
+        return sender.send_rest(stored)
+    head = sender.head
+    work.progress.start(sending.plan(head, [remote.name for remote in work.mirror.live], []))
+    sender.indexes.begin()
+    work.mark(head.id)
+    return sender.send()
 
 
 def spread(work: Run, already: Backup, others: Sequence[Remote] = ()) -> Done:
@@ -206,7 +216,9 @@ def spread(work: Run, already: Backup, others: Sequence[Remote] = ()) -> Done:
     for remote in lacking:
         _publish_format(remote, mirror)
     relay = Relay(signed.head.id, mirror, work.engine.arena, work.progress, tuple(others))
-    relay.catch_up(stored, receipts, work.stop)
+    lost = relay.catch_up(stored, receipts, work.stop)
+    if lost is not None:
+        raise lost.why
     assert already.signed is not None
     relay.copy_manifest(holders, already.signed.sha256, [remote.name for remote in lacking])
     return Done(signed, 0, signed.chunks)

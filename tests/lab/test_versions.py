@@ -15,13 +15,14 @@ import pytest
 
 from lab import Machine, boot
 from lab.recipe.build import product
-from lab.world import World, wait_for
+from lab.world import QUICK_KEY, World, wait_for
 from offsite.zfs import token
 from offsite.zfs.token import Token
 from tests.lab.test_resume import finish, log_of, token_of
 
 OTHER = os.environ.get("OFFSITE_LAB_OTHER", "2.4")
 SMALL = 128 << 20  # bytes: the pool's file moves from one machine to the other
+PASSPHRASE = "correct-horse-battery"
 
 
 @pytest.fixture(scope="module")
@@ -118,13 +119,18 @@ def test_made_on_the_new_restored_on_the_old(
     world: World, older: Machine, newer: Machine, name: str
 ) -> None:
     """A pool with all the features of the new one; what the old one lacks it is not sent."""
-    data, long = f"{name}/photos", f"{name}/long"
+    data, long, disk, vault = (f"{name}/{each}" for each in ("photos", "long", "disk", "vault"))
     newer.make_pool(name, SMALL)
     newer.run("zfs", "create", "-o", "recordsize=1M", "-o", "compression=zstd", data)
+    newer.run("zfs", "create", "-V", "8M", disk)
+    newer.script(f"echo {PASSPHRASE} | zfs create -o encryption=on {QUICK_KEY} {vault}")
     there = at(world, newer)
-    there.fill(data, noise=2)
-    before = there.facts(data)
-    finish(there, f"{data}@s")
+    for each in (data, vault):
+        there.fill(each, noise=2)
+    newer.script(f"dd if=/dev/urandom of={there.device(disk)} bs=64k count=20 seek=9 conv=fsync")
+    before = {each: there.content(each) for each in (data, vault, disk)}
+    for each in before:
+        finish(there, f"{each}@s")
     lacks = number(older) < (2, 3) <= number(newer)
     if lacks:
         newer.run("zfs", "create", "-o", "longname=on", long)
@@ -132,8 +138,10 @@ def test_made_on_the_new_restored_on_the_old(
         finish(there, f"{long}@s")
     older.make_pool(name, SMALL)
     here = at(world, older)
-    here.offsite("--restore", data)
-    assert here.facts(data) == before
+    for each in before:
+        here.offsite("--restore", each)
+    older.script(f"echo {PASSPHRASE} | zfs load-key {vault}")
+    assert {each: here.content(each) for each in before} == before
     if lacks:
         refused = here.offsite("--restore", long, status=2)
         assert f"{name} has no feature longname, which this backup needs" in refused.stderr

@@ -1,0 +1,76 @@
+"""Every kind of source comes back on every kind of target, or is refused before the first byte."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from lab.world import QUICK_KEY, World
+
+PASSPHRASE = "correct-horse-battery"
+LOCKED = f"echo {PASSPHRASE} | zfs create -o encryption=on {QUICK_KEY}"
+TINY = """
+cd /{name}
+for i in $(seq 700); do
+    echo "tiny file $i" >"$i"
+done
+sync
+"""
+SOURCES = {
+    "plain": "zfs create -o compression=lz4",
+    "raw": f"{LOCKED} -o compression=lz4",
+    "tiny": "zfs create -o compression=lz4",
+    "1M": "zfs create -o recordsize=1M",
+    "16M": "zfs create -o recordsize=16M",
+    "volume": "zfs create -V 16M -o volblocksize=16k",
+    "raw volume": f"{LOCKED} -V 16M -o volblocksize=16k",
+}
+LARGE = {"1M", "16M"}
+
+
+@pytest.fixture
+def lean(world: World, pool: str) -> Iterator[str]:
+    """A pool whose blocks have at most 128 KiB."""
+    name = f"{pool}lean"
+    try:
+        features = ("large_blocks", "large_microzap")  # the other one needs it
+        lacking = {f"feature@{feature}": "disabled" for feature in features}
+        world.machine.make_pool(name, 128 << 20, **lacking)
+        yield name
+    finally:
+        world.machine.destroy_pool(name)
+
+
+@pytest.mark.parametrize("kind", SOURCES)
+def test_anywhere(world: World, pool: str, lean: str, kind: str) -> None:
+    source, vault = f"{pool}/source", f"{pool}/vault"
+    world.machine.script(f"{SOURCES[kind]} {source}; {LOCKED} {vault}")
+    if "volume" in kind:
+        write = f"dd if=/dev/urandom of={world.device(source)} bs=64k count=50 seek=7 conv=fsync"
+        world.machine.script(f"{write} 2>/dev/null")
+    elif kind == "tiny":
+        world.machine.script(TINY.format(name=source))
+    else:
+        world.fill(source, noise=20)
+    world.offsite("--backup", f"{source}@s")
+    before = world.content(source)
+    for target in (f"{pool}/back", f"{vault}/back", f"{lean}/back"):
+        restore = ("--restore", source, "--as", target)
+        if target.startswith(lean) and kind in LARGE:
+            refused = world.offsite(*restore, status=2)
+            assert f"{lean} has no feature large_blocks" in refused.stderr
+            assert f"zpool set feature@large_blocks=enabled {lean}" in refused.stderr
+            assert not world.exists(target)
+            continue
+        world.offsite(*restore)
+        if "raw" in kind:
+            world.machine.script(f"echo {PASSPHRASE} | zfs load-key {target}")
+        assert world.content(target) == before
+        assert root_of_key(world, target) == (
+            target if "raw" in kind else vault if target.startswith(vault) else "-"
+        )
+
+
+def root_of_key(world: World, name: str) -> str:
+    return world.machine.run("zfs", "get", "-Ho", "value", "encryptionroot", name).stdout.strip()
