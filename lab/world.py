@@ -21,6 +21,8 @@ PATIENCE = 600  # seconds for one command; the guest is emulated and CI's cores 
 PROVIDERS = ("one", "two")
 # With the fewest iterations that zfs takes: an emulator derives a key of its own default for 4 s.
 QUICK_KEY = "-o keyformat=passphrase -o pbkdf2iters=100000"
+PASSPHRASE = "correct-horse-battery"  # noqa: S105 - of throw-away datasets
+LOCKED = f"echo {PASSPHRASE} | zfs create -o encryption=on {QUICK_KEY}"
 FILES = """
 cd "{mountpoint}"
 mkdir -p text many "odd name"

@@ -138,6 +138,7 @@ def test_a_chunk_damaged_everywhere_goes_nowhere(one: Provider, arena: int) -> N
     assert {0, 1, 2} <= set(empty.chunks)
     assert {3, 5}.isdisjoint(empty.chunks)
     assert empty.chunks == [0, 1, 2] or arena > 4096  # no use in what is behind it
+    assert [name for name in empty.puts if "index" in name] == [index_name(0), index_name(1)]
 
 
 def test_a_provider_that_cannot_be_read_is_not_the_only_one(one: Provider) -> None:

@@ -199,6 +199,8 @@ DISGUISED = b"\x50\x2a\x4d\x18" + _CONTENT.to_bytes(4, "little") + bytes(_CONTEN
         FRAME[:-4],
         FRAME[:30],
         FRAME + b"\0",
+        FRAME + b"\0\0\0",
+        FRAME + b"\1\0\0",
         FRAME + b"\0\0\0\0",
         FRAME + FRAME,
         FRAME + EMPTY_FRAME,

@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from lab.world import QUICK_KEY, World
+from lab.world import PASSPHRASE, QUICK_KEY, World
 
 NOISE = 12  # MiB that do not compress: the emulated guest sends 1 to 5 MB/s
-PASSPHRASE = "correct-horse-battery"  # noqa: S105 - of a throw-away dataset
 OLD_ZFS = """\
 #!/bin/sh
 # An OpenZFS that knows no resume tokens when it sends.

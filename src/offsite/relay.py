@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import threading
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
@@ -44,7 +45,7 @@ class Relay:
     def catch_up(
         self, history: History, receipts: Sequence[Receipt], halt: threading.Event
     ) -> Lost | None:
-        """Give every live remote the chunks of ``receipts`` and the indexes that it lacks.
+        """Give every live remote what it lacks of the chunks of ``receipts`` and of their indexes.
 
         The first chunk that cannot be had is returned; all get those before it. A remote that
         cannot be written to is dropped. Raises IntegrityError for an index that no provider has
@@ -60,8 +61,10 @@ class Relay:
             self._disown(copy)
         with waking(halt, sources.abort):
             lost = self._copy_chunks(sources, [(r, names) for r, names in lacking if names], halt)
+            whole = len(receipts) if lost is None else lost.number
+            references = _telling_of(history.references, whole)
             for copy in copies:
-                for reference in history.references[copy.indexes :]:
+                for reference in references[copy.indexes :]:
                     self._copy_index(sources, reference, copy.remote.name)
         return lost
 
@@ -150,6 +153,12 @@ class Relay:
     def _live(self, names: Collection[str]) -> bool:
         """Whether a remote of these names still wants what is read for it."""
         return any(remote.name in names for remote in self.mirror.live)
+
+
+def _telling_of(references: Sequence[IndexRef], chunks: int) -> list[IndexRef]:
+    """The indexes that tell of the first so many chunks, and of no other."""
+    ends = itertools.accumulate(reference.chunks for reference in references)
+    return [one for one, end in zip(references, ends, strict=True) if end <= chunks]
 
 
 def _check(body: memoryview, sha256: str) -> None:

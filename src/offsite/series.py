@@ -48,18 +48,19 @@ class Series:
 
         Where the one fails that was to tell of the others, one of those is stored in its place.
         """
-        done = Done([], {}, still)
+        results: list[Result] = []
+        errors: dict[str, OffsiteError] = {}
         left = list(members)
         while True:
-            still = done.still
             todo = [one for one in left if one.dataset.name not in still.unchanged]
             left = [one for one in left if one.dataset.name in still.unchanged]
-            results, errors = self._all([still.telling(one) for one in todo], engine)
-            done = Done([*done.results, *results], {**done.errors, **errors}, still)
-            why = errors.get(still.teller or "")
+            more, lost = self._all([still.telling(one) for one in todo], engine)
+            results += more
+            errors |= lost
+            why = lost.get(still.teller or "")
             if why is None or isinstance(why, ProviderError) or not left:
-                return done
-            done = replace(done, still=still.told_by(left[0].dataset.name))
+                return Done(results, errors, still)
+            still = still.told_by(left[0].dataset.name)
 
     def _all(
         self, members: Sequence[Member], engine: Engine[SealJob, Sealed]

@@ -6,10 +6,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from lab.world import QUICK_KEY, World
+from lab.world import LOCKED, PASSPHRASE, World
 
-PASSPHRASE = "correct-horse-battery"
-LOCKED = f"echo {PASSPHRASE} | zfs create -o encryption=on {QUICK_KEY}"
 TINY = """
 cd /{name}
 for i in $(seq 700); do

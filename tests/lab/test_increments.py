@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from lab.world import QUICK_KEY, World
+from lab.world import LOCKED, PASSPHRASE, World
 from tests.lab.test_resume import interrupt, log_of, sent
 
 
@@ -350,7 +350,7 @@ def test_an_increment_is_interrupted_and_goes_on(world: World, data: str) -> Non
 def test_encrypted_data_goes_raw_without_its_key(world: World, pool: str) -> None:
     data = f"{pool}/vault"
     world.machine.script(
-        f"echo correct-horse-battery | zfs create -o encryption=on {QUICK_KEY} {data}"
+        f"{LOCKED} {data}"
     )
     world.fill(data, noise=1)
     backup(world, f"{data}@s1")
@@ -361,9 +361,9 @@ def test_encrypted_data_goes_raw_without_its_key(world: World, pool: str) -> Non
     assert (done["type"], done["base"]) == ("incremental", "s1")
     target = f"{data}-back"
     world.offsite("--restore", f"{data}@s2", "--as", target)
-    world.machine.script(f"echo correct-horse-battery | zfs load-key {target}")
+    world.machine.script(f"echo {PASSPHRASE} | zfs load-key {target}")
     assert world.facts(target) == facts
-    world.machine.script(f"echo correct-horse-battery | zfs load-key {data}; zfs mount {data}")
+    world.machine.script(f"echo {PASSPHRASE} | zfs load-key {data}; zfs mount {data}")
     change(world, data, 2)
     clear = world.offsite("--backup", f"{data}@s3", "--json", SEND_RAW="no").json["backup"]
     assert clear["type"] == "full"  # what was received raw takes nothing else

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from lab.world import QUICK_KEY, World, recipe, wait_for
+from lab.world import LOCKED, PASSPHRASE, QUICK_KEY, World, recipe, wait_for
 
 
 @pytest.fixture
@@ -151,7 +151,7 @@ def test_a_volume_comes_back(world: World, pool: str) -> None:
 def test_an_encrypted_dataset_goes_raw_and_comes_back_locked(world: World, pool: str) -> None:
     name = f"{pool}/vault"
     world.machine.script(
-        f"echo correct-horse-battery | zfs create -o encryption=aes-256-gcm"
+        f"echo {PASSPHRASE} | zfs create -o encryption=aes-256-gcm"
         f" {QUICK_KEY} -o recordsize=1M {name}"
     )
     world.fill(name, noise=3)
@@ -161,7 +161,7 @@ def test_an_encrypted_dataset_goes_raw_and_comes_back_locked(world: World, pool:
     world.offsite("--restore", name, "--as", f"{pool}/back")
     status = world.machine.run("zfs", "get", "-Ho", "value", "keystatus", f"{pool}/back").stdout
     assert status.strip() == "unavailable"
-    world.machine.script(f"echo correct-horse-battery | zfs load-key {pool}/back")
+    world.machine.script(f"echo {PASSPHRASE} | zfs load-key {pool}/back")
     assert world.facts(f"{pool}/back") == before
 
 
@@ -172,7 +172,7 @@ def test_a_plain_dataset_is_restored_below_an_encrypted_one(world: World, pool: 
     world.machine.script(
         f"zfs create -o compression=lz4 {name}\n"
         f"head -c 131072 /dev/zero | tr '\\0' x > /{name}/embedded; seq 9999 > /{name}/numbers\n"
-        f"echo correct-horse-battery | zfs create -o encryption=on {QUICK_KEY} {vault}"
+        f"{LOCKED} {vault}"
     )
     world.offsite("--backup", f"{name}@s")
     world.offsite("--restore", name, "--as", target)

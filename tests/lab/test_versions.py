@@ -15,14 +15,13 @@ import pytest
 
 from lab import Machine, boot
 from lab.recipe.build import product
-from lab.world import QUICK_KEY, World, wait_for
+from lab.world import LOCKED, PASSPHRASE, World, wait_for
 from offsite.zfs import token
 from offsite.zfs.token import Token
 from tests.lab.test_resume import finish, log_of, token_of
 
 OTHER = os.environ.get("OFFSITE_LAB_OTHER", "2.4")
 SMALL = 128 << 20  # bytes: the pool's file moves from one machine to the other
-PASSPHRASE = "correct-horse-battery"
 
 
 @pytest.fixture(scope="module")
@@ -123,7 +122,7 @@ def test_made_on_the_new_restored_on_the_old(
     newer.make_pool(name, SMALL)
     newer.run("zfs", "create", "-o", "recordsize=1M", "-o", "compression=zstd", data)
     newer.run("zfs", "create", "-V", "8M", disk)
-    newer.script(f"echo {PASSPHRASE} | zfs create -o encryption=on {QUICK_KEY} {vault}")
+    newer.script(f"{LOCKED} {vault}")
     there = at(world, newer)
     for each in (data, vault):
         there.fill(each, noise=2)
