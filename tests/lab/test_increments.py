@@ -349,9 +349,7 @@ def test_an_increment_is_interrupted_and_goes_on(world: World, data: str) -> Non
 
 def test_encrypted_data_goes_raw_without_its_key(world: World, pool: str) -> None:
     data = f"{pool}/vault"
-    world.machine.script(
-        f"{LOCKED} {data}"
-    )
+    world.machine.script(f"{LOCKED} {data}")
     world.fill(data, noise=1)
     backup(world, f"{data}@s1")
     change(world, data, 1)
