@@ -15,6 +15,7 @@ from offsite import (
     connect,
     elsewhere,
     figures,
+    forecast,
     idle,
     lock,
     pipeline,
@@ -120,6 +121,8 @@ def run(config: Config, request: Request, progress: Progress, stop: threading.Ev
     author = connect.author(config)
     this = _Run(config, request, providers, zfs, root, author, progress, stop)
     names = _names(config, root, request)
+    if request.dry_run:
+        forecast.check_may_be_made(zfs, root, names.snapshot)
     wanted, everything = [root], True
     if _is_recursive(request):
         wanted, everything = recursion.members(zfs, root.name, request.exclude, progress)

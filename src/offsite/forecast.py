@@ -10,9 +10,20 @@ from offsite.config import Config
 from offsite.storing import Result
 from offsite.subject import send_flags
 from offsite.tasks import Source, Task
-from offsite.zfs import abilities, bookmarks, datasets
+from offsite.zfs import abilities, bookmarks, datasets, failures, names, pools
 from offsite.zfs.command import Zfs
 from offsite.zfs.datasets import Dataset, Snapshot
+
+
+def check_may_be_made(zfs: Zfs, root: Dataset, snapshot: str) -> None:
+    """Raise ZfsError as the run would if this must be made and its pool takes none.
+
+    A set is made at one moment: what holds for its root holds for all.
+    """
+    if datasets.find_snapshot(zfs, f"{root.name}@{snapshot}") is not None:
+        return
+    if pools.is_read_only(zfs, names.pool_of(root.name)):
+        raise failures.explain("snapshot", 1, failures.SAYS_READ_ONLY, host=zfs.ssh)
 
 
 def source(zfs: Zfs, dataset: Dataset, snapshot: str) -> Source:

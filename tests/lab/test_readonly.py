@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
 
 from lab.world import World
 from tests.lab.test_increments import backup, bookmarks, change, check_restored
+from tests.lab.test_older_tool import older_backup
 from tests.lab.test_resume import log_of
+from tests.programs import needs
 
 REFUSED = "is imported read-only: nothing can be restored there; it was not touched"
 
@@ -64,12 +67,13 @@ def test_snapshots_that_are_there_are_backed_up(world: World, pool: str, data: s
 
 def test_a_new_snapshot_is_refused(world: World, pool: str, data: str) -> None:
     with read_only(world, pool):
-        for args in ([data], [f"{data}@new"], ["-R", data]):
+        for args in ([data], [f"{data}@new"], ["-R", data], [data, "--dry-run"]):
             ran = world.offsite("--backup", *args, status=1)
             told = [line for line in ran.stderr.splitlines() if line]
             assert [line.split(":")[0] for line in told] == ["ERROR", "HINT"], ran
             assert "zfs snapshot: the pool is imported read-only" in told[0]
             assert "a snapshot that is there can be backed up" in told[1]
+        world.offsite("--backup", f"{data}@s1", "--dry-run")
     assert world.offsite("--list", "--json").json["backups"] == []
 
 
@@ -90,3 +94,16 @@ def test_nothing_is_restored_there(world: World, pool: str, data: str) -> None:
             assert f"zpool export {pool} && zpool import {pool}" in ran.stderr
     after = world.machine.run("zfs", "list", "-Hrt", "all", "-o", "name,guid", pool).stdout
     assert after == before
+
+
+def test_no_unsigned_backup_is_restored_there(
+    world: World, pool: str, data: str, tmp_path: Path
+) -> None:
+    needs("age", "gzip", "split")
+    older_backup(world, f"{data}@s0", tmp_path)
+    restore = ("--restore", "--unsigned", f"{data}@s0", "--as", f"{pool}/new")
+    with read_only(world, pool):
+        assert REFUSED in world.offsite(*restore, status=2).stderr
+        assert not world.exists(f"{pool}/new")
+    world.offsite(*restore)
+    assert world.facts(f"{pool}/new")

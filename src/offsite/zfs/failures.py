@@ -112,6 +112,7 @@ _START = (
     ),
 )
 
+SAYS_READ_ONLY = "pool is read-only"
 _COMMON = (
     _Known(
         r"(?i)permission denied",
@@ -124,7 +125,7 @@ _COMMON = (
         "see: zpool status -x",
     ),
     _Known(
-        r"pool is read-only",
+        SAYS_READ_ONLY,
         "the pool is imported read-only",
         "a snapshot that is there can be backed up; for all else import it for writing:"
         " zpool export POOL && zpool import POOL",
