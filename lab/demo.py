@@ -137,8 +137,9 @@ def interrupted_restore(world: World, before: str, plug: int) -> None:
     cut_short(world, *restore, rate="400k", when=enough)
     wait_for(lambda: world.machine.script(RECEIVING, check=False).status)
     resumed = counted(world, *restore).json["restore"]
-    fetched = sum(resumed["providers"].values())
-    if resumed["resumed_chunks"] < plug - 1 or fetched >= resumed["stored_bytes"]:
+    fetched, stored = sum(resumed["providers"].values()), resumed["stored_bytes"]
+    say(f"Fetched for the rest: {fetched / MIB:.1f} MiB of the {stored / MIB:.1f} MiB stored")
+    if resumed["resumed_chunks"] < plug - 1 or fetched >= stored:
         raise SystemExit("it fetched again what zfs had received")
     same(before, world.facts(f"{POOL}/restored"))
 

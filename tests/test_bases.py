@@ -29,7 +29,6 @@ SNAPSHOTS = {
 }
 POLICY = Policy(OURS, raw=False)
 ALL = ("one", "two")
-ABSENT = "the source has no snapshot or bookmark left of what was backed up"
 
 
 def point(name: str, mark: str = "@") -> Point:
@@ -61,11 +60,11 @@ def trust(_: Point) -> None:
 
 def choose(
     there: Sequence[Backup], points: Sequence[Point], policy: Policy = POLICY, gone: str = "",
-    doubt: Callable[[Point], str | None] = trust, features: int | None = None,
+    doubt: Callable[[Point], str | None] = trust, features: int | None = None, *, own: bool = True,
 ) -> Choice:  # fmt: skip
     """``features``: those of the stream that zfs would send from any point."""
     found = None if features is None else Feature(features)
-    stock = Stock(there, lambda one: one.id != gone, doubt, lambda *_: found)
+    stock = Stock(there, lambda one: one.id != gone, doubt, lambda *_: found, own)
     return bases.choose(stock, points, SNAPSHOTS["e"].createtxg, policy)
 
 
@@ -99,11 +98,9 @@ def test_the_flags_are_those_of_the_chain() -> None:
 
 
 def test_nothing_in_common() -> None:
-    assert choose([], EVERY) == Choice(None, "nothing is there yet to stand on")
-    found = choose([A], [point("d")])
-    assert found == Choice(
-        None, "the source has no snapshot or bookmark left of what was backed up"
-    )
+    assert choose([], EVERY, own=False) == Choice(None, bases.NOTHING_YET)
+    assert choose([A], [point("d")], own=False) == Choice(None, bases.NOTHING_YET)
+    assert choose([A], [point("d")]) == Choice(None, bases.NOTHING_LEFT)
 
 
 def test_only_what_is_older_than_the_snapshot() -> None:
@@ -276,6 +273,22 @@ def divided(
 def test_one_task_for_all_that_stand_alike(remotes: list[Provider]) -> None:
     assert divided(remotes) == [(None, ["one", "two"], "new")]
     assert divided(remotes, A, B) == [("#b", ["one", "two"], "new")]
+
+
+def test_why_a_full_backup_is_due_tells_whose_backups_are_there(remotes: list[Provider]) -> None:
+    """Those of other datasets are nothing that is lacking here."""
+    assert A.head is not None
+    source = Source(SNAPSHOTS["e"], "e", (point("d"),), given=True, is_past=lambda _, __: True)
+    for guid, name, why in (
+        (6666, "tank/others", bases.NOTHING_YET),
+        (6666, DATASET.name, bases.NOTHING_LEFT),
+        (DATASET.guid, "tank/was", bases.NOTHING_LEFT),
+    ):
+        facts = msgspec.structs.replace(A.head.dataset, guid=guid, name=name)
+        there = replace(A, head=msgspec.structs.replace(A.head, dataset=facts))
+        known = Standing.of([there], DATASET, OURS)
+        (task,) = tasks.divide(known, source, remotes, POLICY, Told())
+        assert task.choice.why == why
 
 
 def test_one_task_for_each_base(remotes: list[Provider]) -> None:

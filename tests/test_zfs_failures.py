@@ -298,6 +298,8 @@ def test_unknown_words_are_passed_on_without_the_noise_of_ssh() -> None:
     error = explain("send", 255, f"{NOISE}something \x1b[31mnew\r\nmore\r\n", host=HOST)
     assert str(error) == "zfs send ended with status 255 (on root@nas): something [31mnew"
     assert str(explain("send", -9, "", host=None)) == "zfs send ended with signal 9 (Killed)"
+    far = explain("send", -9, "", host="root@nas")
+    assert str(far) == "the ssh of zfs send ended with signal 9 (Killed) (on root@nas)"
 
 
 def test_no_entry_of_the_table_is_untested() -> None:

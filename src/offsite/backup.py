@@ -215,8 +215,8 @@ def _idle(
     found = idle.find(facts, those, backups, remotes)
     if found.unchanged:
         this.progress.info(
-            f"{len(found.unchanged)} of {len(those)} datasets have not changed since they were"
-            " backed up: nothing is sent of them"
+            f"Unchanged since they were backed up, so nothing is sent of them:"
+            f" {len(found.unchanged)} of {len(those)} datasets"
         )
     return found
 

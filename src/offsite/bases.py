@@ -19,6 +19,8 @@ from offsite.manifest import Head
 from offsite.zfs.bookmarks import Point
 from offsite.zfs.records import Feature
 
+NOTHING_YET = "nothing is there yet to stand on"
+NOTHING_LEFT = "the source has no snapshot or bookmark left of what was backed up"
 _NEAR = 5  # candidates named in a refusal
 # Of a send stream: what zfs receive demands of an increment if it ever received it before
 # (recv_check_large_blocks in OpenZFS module/zfs/dmu_recv.c). See ARCHITECTURE.md for the others.
@@ -77,13 +79,15 @@ class Stock:
 
     ``held`` tells whether it really has all objects of one; ``doubt``, why the snapshot to back up
     may not stand on a point of the source; ``features``, those of its stream from that point with
-    these flags (None: there is no snapshot yet).
+    these flags (None: there is no snapshot yet);
+    ``has_own``, whether any backup is of the dataset, or of one that had its name.
     """
 
     complete: Sequence[Backup]
     held: Callable[[Backup], bool]
     doubt: Callable[[Point], str | None]
     features: Callable[[Point, tuple[str, ...]], Feature | None]
+    has_own: bool
 
     def of(self, point: Point) -> list[Backup]:
         """The backups of a point, the newest first."""
@@ -102,8 +106,6 @@ def choose(stock: Stock, points: Sequence[Point], before: int, policy: Policy) -
     older = [point for point in points if point.createtxg < before]
     if policy.named is not None:
         return _named(policy.named, stock, older, policy)
-    if not stock.complete:
-        return Choice(None, "nothing is there yet to stand on")
     why = ""  # of the newest one: that of an older one is another backup's
     for point in reversed(older):
         for backup in stock.of(point):
@@ -112,7 +114,7 @@ def choose(stock: Stock, points: Sequence[Point], before: int, policy: Policy) -
                 due = overdue(found.chain, policy.full_every, policy.max_chain)
                 return Choice(None, due) if due else Choice(found, why)
             why = why or found
-    return Choice(None, why or "the source has no snapshot or bookmark left of what was backed up")
+    return Choice(None, why or (NOTHING_LEFT if stock.has_own else NOTHING_YET))
 
 
 def bears(head: Head, stock: Stock) -> bool:

@@ -52,6 +52,11 @@ class Standing:
         signed = self.complete[-1].signed if self.complete else None
         return signed.sha256 if signed else None
 
+    def is_own(self, backup: Backup) -> bool:
+        """Whether it is of this dataset, or of one that had its name."""
+        facts = _head(backup).dataset
+        return facts.guid == self.dataset.guid or facts.name == self.dataset.name
+
     def copies(self, snapshot: Snapshot, label: str) -> list[Backup]:
         """The complete backups of this snapshot under this name, the newest first.
 

@@ -218,7 +218,8 @@ def _shelf(
             seen[backup.id] = _is_held(remote, backup, progress)
         return seen[backup.id]
 
-    stock = Stock(there, held, source.doubt, source.features)
+    has_own = any(known.is_own(one) for one in there)
+    stock = Stock(there, held, source.doubt, source.features, has_own)
     choice = bases.choose(stock, source.points, source.snapshot.createtxg, policy)
     return _Shelf(remote.name, stock, choice, policy)
 

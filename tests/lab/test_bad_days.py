@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import errno
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
 from lab import Machine
+from lab.faults import matrix
 from lab.world import PROVIDERS, World, wait_for
 from tests.lab.disks import disk_of
-from tests.lab.test_resume import check_clean, command, log_of
+from tests.lab.test_resume import check_clean, command, log_of, taken_in
 
 DISK = 16  # MiB
 STILL = 75  # seconds
@@ -20,6 +21,15 @@ STILL = 75  # seconds
 STANDS_STILL = f"""#!/bin/sh
 [ "$1" = receive ] || exec zfs "$@"
 {{ head -c 2000000; sleep {STILL}; head -c 5000000; sleep 5; cat; }} | zfs "$@"
+"""
+
+# Ends the server of the connection that carries a stream.
+HANG_UP = """
+for pid in $(pidof zfs); do
+    case $(tr '\\0' ' ' </proc/$pid/cmdline) in "zfs send "* | "zfs receive "*) break ;; esac
+done
+until grep -q ssh /proc/$pid/comm; do pid=$(awk '{ print $4 }' /proc/$pid/stat); done
+kill -9 $pid
 """
 
 
@@ -74,6 +84,42 @@ def test_a_disk_of_the_user_that_gets_full(cramped: World, pool: str) -> None:
     check_clean(cramped, f"{data}@s")
     cramped.offsite("--restore", data, "--as", f"{pool}/back")
     assert cramped.facts(f"{pool}/back") == cramped.facts(data)
+
+
+def test_the_connection_to_the_pool_breaks(world: World, pool: str) -> None:
+    """In mid-send, and in mid-receive; then the same command goes on."""
+    if not world.machine.zfs_settings():
+        pytest.skip("zfs is on this machine: there is no connection to break")
+    data, target = f"{pool}/data", f"{pool}/back"
+    world.machine.run("zfs", "create", data)
+    world.fill(data, noise=12)
+    backup, restore = ("--backup", f"{data}@s"), ("--restore", data, "--as", target)
+    narrow = matrix.prepare(world, data)
+    told = broken(world, backup, narrow, lambda: world.receipts() >= 3)
+    assert "what is stored is kept" in told
+    assert world.offsite(*backup, "--json").json["backup"]["resumed_chunks"] >= 3
+    check_clean(world, f"{data}@s")
+    broken(world, restore, narrow, lambda: taken_in(world, target) >= 3 << 20)
+    assert world.offsite(*restore, "--json").json["restore"]["resumed_chunks"] >= 2
+    assert world.facts(target) == world.facts(data)
+
+
+def broken(
+    world: World, command: Sequence[str], narrow: Mapping[str, str], enough: Callable[[], bool]
+) -> str:
+    """What it says when the connection is lost after ``enough``."""
+    running = world.start(*command, RCLONE_FLAGS="--bwlimit 500k", **narrow)
+    try:
+        wait_for(lambda: enough() or running.poll() is not None)
+        world.machine.script(HANG_UP)
+        _, told = running.communicate(timeout=60)
+    finally:
+        running.kill()
+    assert running.returncode == 1, told
+    assert "Traceback" not in told
+    assert f"the ssh connection to {world.machine.zfs_settings()['ZFS_SSH']} was lost" in told
+    assert "the same command" in told
+    return told
 
 
 def test_a_receive_that_stands_still(world: World, pool: str) -> None:

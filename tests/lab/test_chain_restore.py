@@ -419,9 +419,9 @@ def test_names_that_links_share(world: World, pool: str) -> None:
     ids = []
     for number in range(3):
         world.machine.script(f"echo {number} > /{data}/file; sync")
-        world.machine.run("zfs", "snapshot", f"{data}@s{number}")
-        done = world.offsite("--backup", f"{data}@s{number}", "--as", "@latest-state", "--json")
+        done = world.offsite("--backup", data, "--as", "@latest-state", "--json")
         ids.append(done.json["backup"]["backup_id"])
+        world.machine.run("zfs", "destroy", f"{data}@latest-state")
     restored(world, data, "--as", f"{pool}/back")
     short = [backup_id.partition("-")[2][:8] for backup_id in ids]
     assert snapshots(world, f"{pool}/back") == [

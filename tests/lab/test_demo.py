@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pty
+import subprocess
 import sys
 import termios
 import threading
@@ -13,11 +14,16 @@ from pathlib import Path
 
 import pytest
 
-from lab import LabError, Machine, demo
+from lab import LabError, Machine, cache, demo
+from tests.programs import needs
+
+ROOT = Path(__file__).parents[2]
+LIMIT = 1800  # seconds; the lab may have to be built
 
 SCENES = (
     f"$ offsite --backup {demo.DATA}@today",
     "(token)",
+    "Fetched for the rest: ",
     f"$ offsite --restore {demo.DATA} --as {demo.POOL}/restored",
     'Good "offsite-manifest" signature',
     "only what is new (from a bookmark)",
@@ -74,7 +80,37 @@ def test_the_demo_plays_on_a_terminal(
     with terminal(capfd) as seen:
         assert sys.stdout.isatty()
         demo.play(machine, tmp_path, noise=8)
-    told = b"".join(seen).decode()
+    check_scenes(b"".join(seen).decode())
+
+
+@pytest.mark.lab
+@pytest.mark.soak
+def test_the_script_plays_from_a_clean_clone_in_an_empty_home(tmp_path: Path) -> None:
+    """Nothing but what was built for it before: the lab and its venv."""
+    needs("git")
+    clone, home = tmp_path / "clone", tmp_path / "home"
+    home.mkdir()
+    subprocess.run(["git", "clone", "-q", str(ROOT), str(clone)], check=True, timeout=60)
+    environment = {
+        "HOME": str(home),
+        "PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
+        "OFFSITE_LAB_CACHE": str(cache.root()),
+    }
+    ran = subprocess.run(
+        [str(clone / "script/demo")],
+        env=environment,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=LIMIT,
+    )
+    assert ran.returncode == 0, ran
+    check_scenes(ran.stdout)
+    assert list(home.iterdir()) == []
+
+
+def check_scenes(told: str) -> None:
     for words in SCENES:
         before, found, told = told.partition(words)
         assert found, before

@@ -121,6 +121,7 @@ def test_a_zfs_of_before_encryption(world: World, pool: str) -> None:
     world.machine.script(f"zfs create {name}; zfs create {name}/below; seq 99 > /{name}/file; sync")
     old = command(world, "before-encryption", BEFORE_ENCRYPTION)
     for snapshot in "ab":
+        world.machine.script(f"cd /{name}; echo {snapshot} | tee more > below/more; sync")
         done = world.offsite("--backup", f"{name}@{snapshot}", "-R", "--json", status=0, **old).json
         assert [one["dataset"] for one in done["backups"]] == [name, f"{name}/below"]
     assert log_of(world).count("knows no encryption (send -w)") == 2

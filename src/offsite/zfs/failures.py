@@ -283,7 +283,9 @@ def explain(verb: str, status: int, stderr: str, *, host: str | None) -> Command
             reason=known.reason,
         )
     lines = [line for line in text.splitlines() if line and not line.startswith(_NOISE)]
-    ended = f"zfs {verb} ended with {_status_text(status)}{where}"
+    # What a signal ended is the process that was started here.
+    who = f"the ssh of zfs {verb}" if host and status < 0 else f"zfs {verb}"
+    ended = f"{who} ended with {_status_text(status)}{where}"
     message = f"{ended}: {lines[0]}" if lines else ended
     return CommandError(message, hint=None, reason=Reason.OTHER)
 
