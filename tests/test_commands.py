@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import struct
 import subprocess
@@ -96,6 +97,20 @@ def test_what_a_provider_lost_is_given_to_it_again(home: Home, tmp_path: Path, n
     assert lost.read_bytes() == kept.read_bytes()
     assert home.calls("send") == []
     assert "does not have all" not in home.offsite(*backup).stderr
+
+
+def test_what_is_damaged_everywhere_is_given_to_nobody(home: Home, tmp_path: Path) -> None:
+    home.offsite("--backup", MONDAY, "--provider", "one")
+    chunk = next(path for path in files(tmp_path / "one") if path.name.startswith("chunk-"))
+    chunk.write_bytes(bytes(chunk.stat().st_size))
+    ran = home.offsite("--backup", MONDAY)
+    assert ran.status == 1, ran
+    error, hint = ran.stderr.splitlines()[-2:]
+    assert re.search(rf"{chunk.name}.* cannot be had", error)
+    assert hint == (
+        "HINT: this backup cannot be copied any more: make another one, of a new snapshot: --full"
+    )
+    assert statuses(home) == [("complete", ["one"])]
 
 
 def statuses(home: Home) -> list[tuple[str, Any]]:

@@ -157,8 +157,8 @@ def _perform_all(
         try:
             performed.append(_perform(member, engine, known, source, task))
         except (ProviderError, IntegrityError) as error:
-            if isinstance(error, IntegrityError) and task.begun:
-                error.hint = error.hint or "give up what is stored and begin anew: --restart"
+            if isinstance(error, IntegrityError):
+                error.hint = error.hint or _way_out(task)
             errors.append(error)
             lost |= {remote.name: str(error) for remote in task.remotes}
     if not performed:
@@ -166,6 +166,15 @@ def _perform_all(
     first = performed[0]
     told = replace(first.result, failed={**lost, **first.result.failed})
     return [replace(first, result=told), *performed[1:]]
+
+
+def _way_out(task: Task) -> str | None:
+    """What to do about damage in what is stored already."""
+    if task.begun is not None:
+        return "give up what is stored and begin anew: --restart"
+    if task.complete is not None:
+        return "this backup cannot be copied any more: make another one, of a new snapshot: --full"
+    return None
 
 
 def _perform(
