@@ -83,7 +83,8 @@ class Machine(ABC):
             )
         except subprocess.TimeoutExpired as error:
             raise self.given_up(argv, timeout) from error
-        if done.returncode == 128 + 9 and time.monotonic() - began >= timeout:
+        # timeout(1) ends its whole group, itself too: a shell far away calls that 137.
+        if done.returncode in {128 + 9, -9} and time.monotonic() - began >= timeout:
             raise DeadlineError(f"{shlex.join(argv)[:200]}: killed after {timeout:g} s")
         result = Completed(_text(done.stdout), _text(done.stderr), done.returncode)
         return self.checked(argv, result) if check else result

@@ -6,6 +6,7 @@ import json
 import os
 import re
 import shlex
+import shutil
 import signal
 import subprocess
 import sys
@@ -122,7 +123,10 @@ class World:
         """A folder with a ``zfs`` command that reaches the machine, for scripts run here."""
         folder.mkdir(exist_ok=True)
         program = folder / "zfs"
-        program.write_text(f'#!/bin/sh\nexec {shlex.join(self.machine.command("zfs"))} "$@"\n')
+        name, *more = self.machine.command("zfs")
+        found = shutil.which(name)  # where zfs is here, the script would run itself by that name
+        assert found is not None
+        program.write_text(f'#!/bin/sh\nexec {shlex.join([found, *more])} "$@"\n')
         program.chmod(0o755)
         return folder
 

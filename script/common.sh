@@ -79,6 +79,12 @@ use_venv() {
     export PATH=$cache/venv-$stamp/bin:$PATH
 }
 
+# own_openzfs: whether this machine's own OpenZFS serves; get what is run beside it then.
+own_openzfs() {
+    python -m lab own || return 1
+    need_programs setfattr=attr
+}
+
 # crew N: print how many test processes to run: N for each core, for most of the tests wait.
 crew() { echo $(($(nproc) * $1 < 8 ? $(nproc) * $1 : 8)); }
 

@@ -27,7 +27,7 @@ TOOLS = (
 )
 PROGRAMS = (
     *("apt-get", "age", "dpkg-deb", "git", "ps", "shellcheck", "ssh-keygen", "tar", "zstd"),
-    *("ruff", "mypy"),
+    *("ruff", "mypy", "setfattr"),
 )
 
 
@@ -132,6 +132,16 @@ def test_the_machine_s_own_openzfs_serves_where_no_lab_can_be_built(host: Host) 
     assert "Skipped" not in done.stdout
     assert "lab build" not in host.asked_of_python
     assert "-m lab and not soak -n 1" in host.asked_of_python
+
+
+def test_what_runs_beside_the_machine_s_own_openzfs_is_needed_there_only(host: Host) -> None:
+    host.without("setfattr")
+    host.without("apt-get")
+    assert host.run().returncode == 0
+    host.has_openzfs()
+    done = host.run()
+    assert done.returncode == 1
+    assert "ERROR: missing here: attr" in done.stderr
 
 
 def test_fast_is_without_the_lab(host: Host) -> None:

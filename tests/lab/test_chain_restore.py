@@ -387,7 +387,7 @@ def test_a_dataset_in_use_is_not_replaced(world: World, data: str) -> None:
             time.sleep(1)
             refused = restored(world, data, "--replace", "--yes", status=1)
         finally:
-            world.machine.script("killall sleep", check=False)
+            world.machine.script("kill $(pidof sleep)", check=False)
             user.wait()
     assert "busy" in refused["error"]
     assert snapshots(world, data) == ["a", "b", "c"]

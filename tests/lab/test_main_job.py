@@ -243,7 +243,7 @@ def test_a_send_that_dies_never_becomes_a_backup(world: World, data: str) -> Non
     world.machine.script(f"dd if=/dev/urandom of=/{data}/more bs=1M count=64 2>/dev/null; sync")
     running = world.start("--backup", f"{data}@cut", RCLONE_FLAGS="--bwlimit 500k")
     wait_for(lambda: any((world.home / "one").rglob("chunk-*")))
-    world.machine.script("killall -9 zfs")
+    world.machine.script("kill -9 $(pidof zfs)")
     _, stderr = running.communicate(timeout=120)
     assert running.returncode == 1
     assert "zfs send" in stderr

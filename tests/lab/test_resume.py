@@ -432,7 +432,7 @@ def token_of(world: World, name: str) -> str:
     return world.machine.run(*get, check=False).stdout.strip()
 
 
-SLOW = "--bwlimit 400k"  # so that a run can be cut before all is through, whoever is the faster
+SLOW = "--bwlimit 250k"  # so that a run can be cut before all is through, whoever is the faster
 
 
 def interrupt_restore(
@@ -467,7 +467,7 @@ def test_a_restore_goes_on_and_fetches_only_the_rest(world: World, pool: str, ki
     running.communicate(timeout=60)
     wait_for(lambda: len(token_of(world, target)) > 1)
     running = interrupt_restore(world, data, target, "--provider", "two")
-    world.machine.script("killall -9 zfs", check=False)
+    world.machine.script("kill -9 $(pidof zfs)", check=False)
     _, stderr = running.communicate(timeout=60)
     assert running.returncode == 1, stderr
     ran = world.offsite("--restore", data, "--as", target, "--json").json["restore"]
