@@ -215,7 +215,7 @@ def _idle(
     found = idle.find(facts, those, backups, remotes)
     if found.unchanged:
         this.progress.info(
-            f"Unchanged since they were backed up, so nothing is sent of them:"
+            "Unchanged since they were backed up, so nothing is sent of them:"
             f" {len(found.unchanged)} of {len(those)} datasets"
         )
     return found
