@@ -83,6 +83,11 @@ def write_settings(path: Path, settings: Mapping[str, str]) -> None:
     path.write_text("".join(lines))
 
 
+def remotes(folder: Path) -> dict[str, str]:
+    """The settings of the providers, each a folder in this one."""
+    return {f"{name.upper()}_REMOTE": str(folder / name) for name in PROVIDERS}
+
+
 @dataclass(frozen=True)
 class World:
     """``home`` is the user's, ``machine`` is where the pools are."""
@@ -96,7 +101,7 @@ class World:
         made = cls(home, machine)
         for name in PROVIDERS:
             (home / name).mkdir(parents=True)
-        made.configure(**{f"{name.upper()}_REMOTE": str(home / name) for name in PROVIDERS})
+        made.configure(**remotes(home))
         made.offsite("keys", "init")
         return made
 

@@ -29,6 +29,8 @@ SNAPSHOTS = {
 }
 POLICY = Policy(OURS, raw=False)
 ALL = ("one", "two")
+ABSENT = "the source has no snapshot or bookmark left of what was backed up"
+NOTHING_YET = "nothing is there yet to stand on"
 
 
 def point(name: str, mark: str = "@") -> Point:
@@ -98,9 +100,9 @@ def test_the_flags_are_those_of_the_chain() -> None:
 
 
 def test_nothing_in_common() -> None:
-    assert choose([], EVERY, own=False) == Choice(None, bases.NOTHING_YET)
-    assert choose([A], [point("d")], own=False) == Choice(None, bases.NOTHING_YET)
-    assert choose([A], [point("d")]) == Choice(None, bases.NOTHING_LEFT)
+    assert choose([], EVERY, own=False) == Choice(None, NOTHING_YET)
+    assert choose([A], [point("d")], own=False) == Choice(None, NOTHING_YET)
+    assert choose([A], [point("d")]) == Choice(None, ABSENT)
 
 
 def test_only_what_is_older_than_the_snapshot() -> None:
@@ -280,9 +282,9 @@ def test_why_a_full_backup_is_due_tells_whose_backups_are_there(remotes: list[Pr
     assert A.head is not None
     source = Source(SNAPSHOTS["e"], "e", (point("d"),), given=True, is_past=lambda _, __: True)
     for guid, name, why in (
-        (6666, "tank/others", bases.NOTHING_YET),
-        (6666, DATASET.name, bases.NOTHING_LEFT),
-        (DATASET.guid, "tank/was", bases.NOTHING_LEFT),
+        (6666, "tank/others", NOTHING_YET),
+        (6666, DATASET.name, ABSENT),
+        (DATASET.guid, "tank/was", ABSENT),
     ):
         facts = msgspec.structs.replace(A.head.dataset, guid=guid, name=name)
         there = replace(A, head=msgspec.structs.replace(A.head, dataset=facts))

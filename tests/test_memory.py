@@ -6,7 +6,6 @@ import json
 import os
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -18,12 +17,11 @@ from offsite import budget, config
 from offsite.errors import ConfigError
 from tests import repo, whole
 from tests.story import hash_of
-from tests.test_slow_provider import environment, proportional_size
+from tests.test_slow_provider import environment, peak_of
 
 MIB = 1 << 20
 LIMITS = [256 * MIB, 1024 * MIB]
 SIZE = 320 * MIB  # ten chunks
-POLL = 0.2  # seconds
 
 
 @pytest.fixture
@@ -53,10 +51,7 @@ def peak(*arguments: str) -> tuple[int, Any]:
     """The highest memory of all processes of a command, in bytes; and what it tells."""
     command = [sys.executable, "-m", "offsite", *arguments, "--json"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, env=environment()) as running:
-        highest = 0
-        while running.poll() is None:
-            highest = max(highest, proportional_size(running.pid))
-            time.sleep(POLL)
+        highest = peak_of(running)
         assert running.stdout is not None
         told = json.load(running.stdout)
     assert running.returncode == 0, told

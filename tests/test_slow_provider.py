@@ -10,6 +10,7 @@ import time
 import uuid
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import psutil
 
@@ -24,6 +25,7 @@ pytest_plugins = ["tests.storage.fixtures"]
 MIB = 1 << 20
 LIMIT = 512 * MIB
 RATE = 12 * MIB
+POLL = 0.2  # seconds
 STREAM = repo.stream(77, [repo.noise(MIB, seed) for seed in range(64)])
 
 
@@ -88,6 +90,15 @@ def proportional_size(pid: int) -> int:
         except (psutil.NoSuchProcess, psutil.AccessDenied):
             continue
     return total
+
+
+def peak_of(running: subprocess.Popen[Any]) -> int:
+    """The highest PSS of a process and all below it until it ends, in bytes."""
+    highest = 0
+    while running.poll() is None:
+        highest = max(highest, proportional_size(running.pid))
+        time.sleep(POLL)
+    return highest
 
 
 def size_of(folder: Path) -> int:

@@ -107,14 +107,20 @@ def shared_files(family: list[Process]) -> set[Path]:
     return found
 
 
-# Those of a stream: one may be gone by then, it counts if any was killed.
-_KILL_ZFS = """
+# A shell function: the ids of the zfs processes that send or receive a stream.
+STREAMS = """
+streams() {
+    for pid in $(pidof zfs); do
+        case $(tr '\\0' ' ' </proc/$pid/cmdline) in
+        "zfs send "* | "zfs receive "*) echo $pid ;;
+        esac
+    done
+}
+"""
+# One may be gone by then, it counts if any was killed.
+_KILL_ZFS = f"""{STREAMS}
 missed=1
-for pid in $(pidof zfs); do
-    case $(tr '\\0' ' ' </proc/$pid/cmdline) in
-    "zfs send "* | "zfs receive "*) kill -9 $pid && missed=0 ;;
-    esac
-done
+for pid in $(streams); do kill -9 $pid && missed=0; done
 exit $missed
 """
 

@@ -122,7 +122,7 @@ def run(config: Config, request: Request, progress: Progress, stop: threading.Ev
     this = _Run(config, request, providers, zfs, root, author, progress, stop)
     names = _names(config, root, request)
     if request.dry_run:
-        forecast.check_may_be_made(zfs, root, names.snapshot)
+        forecast.check_pool_takes(zfs, root, names.snapshot)
     wanted, everything = [root], True
     if _is_recursive(request):
         wanted, everything = recursion.members(zfs, root.name, request.exclude, progress)

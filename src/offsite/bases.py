@@ -19,8 +19,6 @@ from offsite.manifest import Head
 from offsite.zfs.bookmarks import Point
 from offsite.zfs.records import Feature
 
-NOTHING_YET = "nothing is there yet to stand on"
-NOTHING_LEFT = "the source has no snapshot or bookmark left of what was backed up"
 _NEAR = 5  # candidates named in a refusal
 # Of a send stream: what zfs receive demands of an increment if it ever received it before
 # (recv_check_large_blocks in OpenZFS module/zfs/dmu_recv.c). See ARCHITECTURE.md for the others.
@@ -114,7 +112,9 @@ def choose(stock: Stock, points: Sequence[Point], before: int, policy: Policy) -
                 due = overdue(found.chain, policy.full_every, policy.max_chain)
                 return Choice(None, due) if due else Choice(found, why)
             why = why or found
-    return Choice(None, why or (NOTHING_LEFT if stock.has_own else NOTHING_YET))
+    if not (why or stock.has_own):
+        why = "nothing is there yet to stand on"
+    return Choice(None, why or "the source has no snapshot or bookmark left of what was backed up")
 
 
 def bears(head: Head, stock: Stock) -> bool:

@@ -15,7 +15,7 @@ from offsite.zfs.command import Zfs
 from offsite.zfs.datasets import Dataset, Snapshot
 
 
-def check_may_be_made(zfs: Zfs, root: Dataset, snapshot: str) -> None:
+def check_pool_takes(zfs: Zfs, root: Dataset, snapshot: str) -> None:
     """Raise ZfsError as the run would if this must be made and its pool takes none.
 
     A set is made at one moment: what holds for its root holds for all.

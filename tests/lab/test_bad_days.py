@@ -11,7 +11,8 @@ import pytest
 
 from lab import Machine
 from lab.faults import matrix
-from lab.world import PROVIDERS, World, wait_for
+from lab.faults.victims import STREAMS
+from lab.world import PROVIDERS, World, remotes, wait_for
 from tests.lab.disks import disk_of
 from tests.lab.test_resume import check_clean, command, log_of, taken_in
 
@@ -24,11 +25,9 @@ STANDS_STILL = f"""#!/bin/sh
 """
 
 # Ends the server of the connection that carries a stream.
-HANG_UP = """
-for pid in $(pidof zfs); do
-    case $(tr '\\0' ' ' </proc/$pid/cmdline) in "zfs send "* | "zfs receive "*) break ;; esac
-done
-until grep -q ssh /proc/$pid/comm; do pid=$(awk '{ print $4 }' /proc/$pid/stat); done
+HANG_UP = f"""{STREAMS}
+pid=$(streams | head -n 1)
+until grep -q ssh /proc/$pid/comm; do pid=$(awk '{{ print $4 }}' /proc/$pid/stat); done
 kill -9 $pid
 """
 
@@ -38,10 +37,9 @@ def cramped(machine: Machine, tmp_path: Path) -> Iterator[World]:
     """A user whose own disk is small; what the providers keep is elsewhere."""
     with contextmanager(disk_of)(DISK, tmp_path / "disk") as disk:
         world = World.new(disk / "home", machine)
-        stores = {name: tmp_path / name for name in PROVIDERS}
-        for store in stores.values():
-            store.mkdir()
-        world.configure(**{f"{name.upper()}_REMOTE": str(store) for name, store in stores.items()})
+        for name in PROVIDERS:
+            (tmp_path / name).mkdir()
+        world.configure(**remotes(tmp_path))
         yield world
 
 

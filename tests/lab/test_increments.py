@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from lab.world import LOCKED, PASSPHRASE, World
+from lab.world import LOCKED, PASSPHRASE, World, remotes
 from tests.lab.test_resume import interrupt, log_of, sent
 
 
@@ -154,7 +154,7 @@ def test_a_full_backup_every_some_days(world: World, data: str, tmp_path: Path) 
     """As config.env says: counted from the chain's full one, not from its last increment."""
     (tmp_path / "sitecustomize.py").write_text(DAYS_AGO.format(8))
     path = f"{tmp_path}:{world.environment()['PYTHONPATH']}"
-    providers = {f"{name.upper()}_REMOTE": str(world.home / name) for name in ("one", "two")}
+    providers = remotes(world.home)
     done = [world.offsite("--backup", f"{data}@s0", "--json", PYTHONPATH=path).json["backup"]]
     for number, days in enumerate(("9", "9", "7", "7", "0"), start=1):
         world.configure(**providers, FULL_EVERY=days)

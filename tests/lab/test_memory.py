@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import time
-
 import pytest
 
-from lab.world import World
-from tests.test_slow_provider import proportional_size
+from lab.world import World, remotes
+from tests.test_slow_provider import peak_of
 
 MIB = 1 << 20
 DATASETS = 4
 NOISE = 70  # MiB in each
-POLL = 0.2  # seconds
 LIMITS = [640, 1024]  # MiB
 LEAST = 2 * 64  # MiB: a chunk of two datasets, plain and sealed; else nothing was measured
 
@@ -20,11 +17,7 @@ LEAST = 2 * 64  # MiB: a chunk of two datasets, plain and sealed; else nothing w
 @pytest.mark.parametrize("limit", LIMITS)
 def test_a_set_stays_within_the_limit(world: World, pool: str, limit: int) -> None:
     """Two providers, chunks of the size that is default, all datasets at once."""
-    world.configure(
-        **{f"{name.upper()}_REMOTE": str(world.home / name) for name in ("one", "two")},
-        MEMORY_LIMIT=f"{limit}M",
-        SHARD_SIZE="32M",
-    )
+    world.configure(**remotes(world.home), MEMORY_LIMIT=f"{limit}M", SHARD_SIZE="32M")
     names = [f"{pool}/data/{number}" for number in range(DATASETS)]
     for name in names:
         world.machine.run("zfs", "create", "-p", name)
@@ -41,10 +34,7 @@ def peak(world: World, *arguments: str) -> float:
     """The highest memory of all processes of a command, in MiB."""
     running = world.start(*arguments)
     try:
-        highest = 0
-        while running.poll() is None:
-            highest = max(highest, proportional_size(running.pid))
-            time.sleep(POLL)
+        highest = peak_of(running)
         _, told = running.communicate(timeout=60)
     finally:
         running.kill()

@@ -100,10 +100,10 @@ def test_no_unsigned_backup_is_restored_there(
     world: World, pool: str, data: str, tmp_path: Path
 ) -> None:
     needs("age", "gzip", "split")
-    older_backup(world, f"{data}@s0", tmp_path)
-    restore = ("--restore", "--unsigned", f"{data}@s0", "--as", f"{pool}/new")
+    older_backup(world, f"{data}@s1", tmp_path)
+    restore = ("--restore", "--unsigned", f"{data}@s1", "--as", f"{pool}/new")
     with read_only(world, pool):
         assert REFUSED in world.offsite(*restore, status=2).stderr
         assert not world.exists(f"{pool}/new")
     world.offsite(*restore)
-    assert world.facts(f"{pool}/new")
+    assert world.facts(f"{pool}/new") == world.facts(data)
