@@ -70,6 +70,16 @@ def test_defaults(load: Load, tmp_path: Path) -> None:
     )
 
 
+def test_home_in_the_file_where_the_environment_has_none(
+    file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As under systemd: it is the one of the user's account, and not an empty word."""
+    monkeypatch.setattr(Path, "home", lambda: tmp_path)
+    file.write_text('SIGNING_KEY_FILE="$HOME/s"\nAGE_PUBLIC_KEY_FILE=${HOME}/p\n')
+    found = config.load({})
+    assert (found.signing_key_file, found.recipients_file) == (tmp_path / "s", tmp_path / "p")
+
+
 def test_everything_set(load: Load, tmp_path: Path) -> None:
     (tmp_path / "rclone.conf").touch()
     found = load("""

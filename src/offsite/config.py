@@ -181,7 +181,7 @@ def _read_files(environ: Mapping[str, str], home: Path) -> tuple[dict[str, Setti
     settings: dict[str, Setting] = {}
     warnings: list[str] = []
     for file in _files(environ, home):
-        parsed = envfile.read(file, environ)
+        parsed = envfile.read(file, {**environ, "HOME": str(home)})  # systemd sets none
         warnings += parsed.warnings
         for setting in parsed.settings:
             if _is_known(setting.key):
