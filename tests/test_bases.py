@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
 import msgspec
 import pytest
@@ -179,6 +179,17 @@ def test_policy() -> None:
     recent = complete(replace(A, head=head))
     assert named(choose([recent, B, C], EVERY, replace(POLICY, full_every=30))) == "@c"
     assert choose([A, B, C], EVERY, replace(POLICY, full=True)).why == "--full was asked for"
+
+
+@pytest.mark.parametrize(("early", "why"), [("00:05", "7 days old (FULL_EVERY)"), ("06:00", "")])
+def test_a_full_backup_is_due_in_the_run_of_that_day(early: str, why: str) -> None:
+    """Though it begins some minutes earlier in the night than the one seven days ago."""
+    hours, minutes = map(int, early.split(":"))
+    began = datetime.now(UTC) - timedelta(days=7) + timedelta(hours=hours, minutes=minutes)
+    head = msgspec.structs.replace(A.manifest.head, started=f"{began:%FT%TZ}")
+    recent = complete(replace(A, head=head))
+    assert choose([recent], EVERY, replace(POLICY, full_every=7)).why.endswith(why)
+    assert (named(choose([recent], EVERY, replace(POLICY, full_every=7))) is None) == bool(why)
 
 
 def test_a_base_that_is_named() -> None:

@@ -23,6 +23,8 @@ _NEAR = 5  # candidates named in a refusal
 # Of a send stream: what zfs receive demands of an increment if it ever received it before
 # (recv_check_large_blocks in OpenZFS module/zfs/dmu_recv.c). See ARCHITECTURE.md for the others.
 _KEPT = Feature.LARGE_BLOCKS
+# A nightly run does not begin on the second: without it, every 7 days would be every 8.
+_SLACK = timedelta(hours=2)
 
 
 @dataclass(frozen=True)
@@ -200,7 +202,7 @@ def overdue(chain: Sequence[Backup], full_every: int | None, max_chain: int | No
         return None
     # When it was sent, not when the snapshot was made: old ones may be sent in a row.
     began = datetime.fromisoformat(chain[0].manifest.head.started)
-    age = datetime.now(UTC) - began
+    age = datetime.now(UTC) + _SLACK - began
     if age < timedelta(days=full_every):
         return None
     return f"the last full one is {age.days} days old (FULL_EVERY)"
