@@ -5,6 +5,7 @@ script/test runs these tests in several workers (pytest-xdist), each with a mach
 
 import os
 from collections.abc import Callable, Generator, Iterator
+from contextlib import contextmanager
 from itertools import count
 from pathlib import Path
 
@@ -22,8 +23,6 @@ from lab.world import World
 HERE = Path(__file__).parent
 NUMBERS = count(1)
 ONE_WORKER = {"test_versions.py"}  # they share a second machine
-# The others take longer: script/soak tests
-IN_THE_GATE = {"test_damage.py", "test_lab.py", "test_main_job.py"}
 SCORES = "fault matrix"  # a property of tests: workers hand reports to the one who shows them
 
 
@@ -33,20 +32,39 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         fixtures = {"machine", "pool", "version", "world"} & set(getattr(item, "fixturenames", ()))
         if fixtures and item.path.is_relative_to(HERE):
             item.add_marker("lab")
-            if item.path.name not in IN_THE_GATE:
+            if not item.get_closest_marker("gate"):
                 item.add_marker("soak")
             if item.path.name in ONE_WORKER:
                 item.add_marker(pytest.mark.xdist_group(item.path.name))
 
 
 @pytest.hookimpl(wrapper=True)
+def pytest_runtest_setup(item: pytest.Item) -> Generator[None, object, object]:
+    with guest_looked_after(item):
+        return (yield)
+
+
+@pytest.hookimpl(wrapper=True)
 def pytest_runtest_call(item: pytest.Item) -> Generator[None, object, object]:
+    with guest_looked_after(item):
+        return (yield)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_teardown(item: pytest.Item) -> Generator[None, object, object]:
+    with guest_looked_after(item):
+        return (yield)
+
+
+@contextmanager
+def guest_looked_after(item: pytest.Item) -> Iterator[None]:
     """Boot a guest anew that was lost in a test that failed, which then runs once more."""
     try:
-        return (yield)
+        yield
     except (Exception, pytest.fail.Exception) as error:
         machine = getattr(item, "funcargs", {}).get("machine")
-        if not isinstance(machine, Guest) or machine.answers():
+        # Its folder is gone where it ended with the last test that had it.
+        if not isinstance(machine, Guest) or not machine.folder.exists() or machine.answers():
             raise
         told = tail(machine.spec.serial)
         machine.reboot()

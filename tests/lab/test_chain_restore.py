@@ -87,6 +87,7 @@ def log_of(world: World) -> str:
 # --- a chain --------------------------------------------------------------------------------------
 
 
+@pytest.mark.gate
 def test_every_point_of_a_chain(world: World, pool: str, data: str) -> None:
     for names in ("a", "ab", "abc"):
         target = f"{pool}/at-{names}"

@@ -14,6 +14,8 @@ import pytest
 
 from lab.world import PROVIDERS, World
 
+pytestmark = pytest.mark.gate
+
 MOST = 4096  # of the stored bytes, that a flipped bit is from a chunk's end
 
 

@@ -48,6 +48,7 @@ def bookmarks(world: World, dataset: str) -> list[str]:
     return [line.partition("#")[2] for line in listed.stdout.split()]
 
 
+@pytest.mark.gate
 def test_only_what_changed_is_sent(world: World, data: str) -> None:
     """With the flags of the full backup, though a new one would now be sent with -c."""
     first = backup(world, f"{data}@s1")
@@ -68,6 +69,7 @@ def test_only_what_changed_is_sent(world: World, data: str) -> None:
     assert f"An increment to one, two from snapshot {data}@s1" in log
 
 
+@pytest.mark.gate
 def test_the_snapshot_is_destroyed_and_the_bookmark_serves(world: World, data: str) -> None:
     backup(world, f"{data}@s1")
     world.machine.run("zfs", "destroy", f"{data}@s1")

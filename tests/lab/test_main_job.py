@@ -13,6 +13,8 @@ import pytest
 
 from lab.world import LOCKED, PASSPHRASE, QUICK_KEY, World, recipe, wait_for
 
+pytestmark = pytest.mark.gate
+
 
 @pytest.fixture
 def data(world: World, pool: str) -> str:

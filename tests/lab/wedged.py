@@ -11,7 +11,7 @@ from lab import DeadlineError, Guest, Machine, boot
 from tests.lab.test_lab import alive
 
 pytestmark = pytest.mark.lab
-FIRST = Path(os.environ["OFFSITE_TEST_FOLDER"]) / "wedged once"
+FOLDER = Path(os.environ["OFFSITE_TEST_FOLDER"])
 
 
 @pytest.fixture(scope="module")
@@ -20,15 +20,46 @@ def machine(version: str) -> Iterator[Machine]:
         yield guest
 
 
+def once(what: str) -> bool:
+    """Whether this happens for the first time; the test runs once more behind it."""
+    first = not (FOLDER / what).exists()
+    (FOLDER / what).touch()
+    return first
+
+
+@pytest.fixture
+def dies_before(machine: Guest) -> None:
+    if once("before"):
+        os.kill(machine.running.pid, signal.SIGKILL)
+    machine.run("true", timeout=60)
+
+
+@pytest.fixture
+def dies_after(machine: Guest) -> Iterator[None]:
+    yield
+    if once("after"):
+        os.kill(machine.running.pid, signal.SIGKILL)
+    machine.run("true", timeout=60)
+
+
 def test_wedged_once(machine: Guest) -> None:
-    if not FIRST.exists():
-        FIRST.touch()
+    if once("meanwhile"):
         pid = machine.running.pid
         os.kill(pid, signal.SIGSTOP)
         with pytest.raises(DeadlineError, match="guest ended") as hung:
             machine.run("true", timeout=1)
         assert not alive(pid)
         raise hung.value
+    machine.run("true", timeout=60)
+
+
+@pytest.mark.usefixtures("dies_before")
+def test_died_while_it_was_set_up(machine: Guest) -> None:
+    machine.run("true", timeout=60)
+
+
+@pytest.mark.usefixtures("dies_after")
+def test_died_while_it_was_tidied_up(machine: Guest) -> None:
     machine.run("true", timeout=60)
 
 
