@@ -6,10 +6,12 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 import msgspec
+import pytest
 
 from offsite import chain, histories, listing
 from offsite.catalog import Backup
-from offsite.manifest import Base
+from offsite.errors import UsageError
+from offsite.manifest import Base, Unchanged
 from tests import repo
 from tests.test_chain import bare, made
 
@@ -84,6 +86,25 @@ def test_a_snapshot_that_was_made_anew_under_its_name() -> None:
         ("20260102t120000", AGAIN),
         ("20260103t120000", ""),
     ]
+
+
+def test_a_name_that_moved_on_to_a_snapshot_of_which_nothing_was_sent() -> None:
+    """Next week's @monday is like this week's @tuesday: who asks for @monday is asked which."""
+    tuesday = on(made(3, "tuesday", 30, full=False), MONDAY)
+    other = made(9, "monday", 90, guid=NEW, dataset="tank/other")
+    assert other.signed is not None
+    same = msgspec.structs.replace(other.manifest, unchanged=[Unchanged(4711, tuesday.id)])
+    other = replace(other, signed=replace(other.signed, document=same))
+    everything = [FULL, MONDAY, tuesday, other]
+    assert [point for point, _ in told(everything)] == [
+        "sunday",
+        "20260102t120000",
+        "tuesday",
+        "monday",
+    ]
+    with pytest.raises(UsageError, match="@monday could be any of 2 backups") as refused:
+        chain.choose(everything, repo.DATASET, "monday", "nas")
+    assert refused.value.hint == f"name one by its id: @{MONDAY.id}, @{tuesday.id}"
 
 
 def test_two_that_began_in_one_second() -> None:

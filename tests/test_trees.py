@@ -8,10 +8,11 @@ from datetime import UTC, datetime
 
 import msgspec
 import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from offsite import trees
+from offsite import sshsig, trees
 from offsite.catalog import Backup
-from offsite.errors import UsageError
+from offsite.errors import IntegrityError, UsageError
 from offsite.manifest import DatasetFacts, Property, SetFacts
 from offsite.trees import Tree
 from tests import repo
@@ -339,6 +340,20 @@ def test_two_hosts() -> None:
         choose(*both, host="cellar")
     with pytest.raises(UsageError, match="is called @day-2"):
         choose(*both, host="nas", point="day-2")
+
+
+def test_all_are_signed_by_a_stranger() -> None:
+    """On a new machine that has no allowed_signers: who it is, and what to do."""
+    signer = sshsig.public_line(Ed25519PrivateKey.generate())
+    strangers = [
+        replace(one, status="untrusted", signed=replace(one.signed, signer=signer))
+        for one in set_of(1)
+        if one.signed
+    ]
+    with pytest.raises(IntegrityError, match="which nothing here vouches for") as told:
+        choose(*strangers)
+    assert "--trust-signer SHA256:" in str(told.value.hint)
+    assert choose(*strangers, *set_of(2, ["tank/b"], 1)).members  # theirs do not count
 
 
 # --- what becomes of it ---------------------------------------------------------------------------

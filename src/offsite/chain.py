@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
-from offsite import alike, figures
+from offsite import alike, figures, sshsig
 from offsite.catalog import Backup
-from offsite.errors import NoBackupError, UsageError
+from offsite.errors import IntegrityError, NoBackupError, UsageError
 
 RESERVED = frozenset({"latest", "latest-full"})  # what a restore means by these is no name
 _NO_NAMES = RESERVED | {None}
@@ -77,6 +77,17 @@ def unclear(backups: Sequence[Backup], dataset: str, point: str | None) -> list[
         and (one.head is None or _named(one, dataset))
         and (one.head is None or point in {*_NO_NAMES, one.head.snapshot.name})
     ]
+
+
+def stranger(backup: Backup) -> IntegrityError:
+    """The refusal of an untrusted one."""
+    assert backup.signed is not None
+    name = sshsig.fingerprint(backup.signed.signer)
+    return IntegrityError(
+        f"backup {backup.id} is signed by {name}, which nothing here vouches for",
+        hint="if it is the fingerprint in your recovery kit (offsite keys show, on the old host):"
+        f" --trust-signer {name}",
+    )
 
 
 def points(backups: Sequence[Backup], dataset: str, host: str) -> list[Backup]:
@@ -178,8 +189,8 @@ def _answers(there: Sequence[Backup], point: str, same: Sequence[Backup]) -> lis
         return [*there[-1:]]
     if point == "latest-full" and fulls:
         return fulls[-1:]
-    named = [one for one in there if one.manifest.head.snapshot.name == point]
-    named = named or [one for one in there if one in same]
+    # The name may have moved on to a snapshot of which nothing had to be sent.
+    named = [one for one in there if one.manifest.head.snapshot.name == point or one in same]
     return named or [one for one in there if one.id.startswith(point)]
 
 

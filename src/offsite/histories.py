@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Hashable, Iterable, Sequence
 
-from offsite import chain
+from offsite import alike, chain
 from offsite.catalog import Backup
 from offsite.manifest import Head
 
@@ -26,6 +26,9 @@ def points(backups: Sequence[Backup]) -> dict[str, str]:
     """
     headed = [(one.id, one.head) for one in backups if one.head is not None]
     snapshots = {(_names(head), head.snapshot.guid) for _, head in headed}
+    for same in alike.told(backups):
+        head = same.backup.manifest.head
+        snapshots.add(((head.host, head.dataset.name, same.label), head.snapshot.guid))
     shared = {names for names, count in Counter(each[0] for each in snapshots).items() if count > 1}
     begun = Counter((head.dataset.name, backup_id[:_TIME]) for backup_id, head in headed)
 

@@ -9,7 +9,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 
-from offsite import catalog, chain, lineage, repository, sshsig
+from offsite import catalog, chain, lineage, repository
 from offsite.catalog import Backup, Catalog
 from offsite.errors import (
     IntegrityError,
@@ -118,7 +118,7 @@ def find(
             raise UsageError(str(nothing), hint=nothing.hint) from nothing
         raise
     if chosen.status != "complete":
-        raise _stranger(chosen)
+        raise chain.stranger(chosen)
     name, point = chosen.manifest.head.snapshot.name, wanted.point
     if point not in {None, *chain.RESERVED, name} and not chosen.id.startswith(str(point)):
         progress.info(f"{wanted.dataset} had not changed at @{point} since @{name}: that is taken")
@@ -126,16 +126,6 @@ def find(
     links = search.chain_of(chosen)
     named = lineage.names([link.manifest.head for link in links])
     return tuple(replace(link, name=name) for link, name in zip(links, named, strict=True))
-
-
-def _stranger(backup: Backup) -> OffsiteError:
-    assert backup.signed is not None
-    name = sshsig.fingerprint(backup.signed.signer)
-    return IntegrityError(
-        f"backup {backup.id} is signed by {name}, which nothing here vouches for",
-        hint="if it is the fingerprint in your recovery kit (offsite keys show, on the old host):"
-        f" --trust-signer {name}",
-    )
 
 
 @dataclass(frozen=True)

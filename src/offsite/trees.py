@@ -49,11 +49,14 @@ def choose(
     """The set called ``point``, by default the newest that is whole; else the newest of each.
 
     With ``at`` as if there were no younger snapshots. Raises UsageError if there is nothing, or if
-    several hosts have it.
+    several hosts have it; IntegrityError if all that there is is signed by nobody known here.
     """
     done = [one for one in backups if one.status == "complete"]
-    there = [one for one in done if _below(one, root)]
-    there = [one for one in there if host in {None, one.manifest.head.host}]
+    mine = [one for one in backups if one.signed is not None and _below(one, root)]
+    mine = [one for one in mine if host in {None, one.manifest.head.host}]
+    there = [one for one in mine if one.status == "complete"]
+    if mine and not there:
+        raise chain.stranger(mine[-1])
     _refuse_hosts(there, root)
     if at is not None:
         there, done = (chain.not_after(those, root, at) for those in (there, done))
