@@ -21,6 +21,7 @@ from offsite.swap import Swap
 from offsite.zfs import targets
 from offsite.zfs.command import Zfs
 from offsite.zfs.datasets import Snapshot
+from offsite.zfs.records import Feature
 from offsite.zfs.token import Token
 from tests import repo
 
@@ -108,6 +109,22 @@ def test_an_unfinished_restore_of_something_else() -> None:
     refused(there(100, mark=MARK, token=token(102, 101)), "of another snapshot")
     refused(there(*range(100, 104), mark=MARK, token=token(104, 103)), "of another snapshot")
     refused(there(mark=MARK), "nothing of that is left")
+
+
+def test_an_interrupted_receive_of_another_stream_of_that_snapshot() -> None:
+    """Somebody sent it by hand, without -L or -w: its blocks are of another size, or sealed."""
+    for other in (replace(token(100), large_blocks=True), replace(token(100), raw=True)):
+        assert "--restart" in refused(there(token=other), "of another snapshot")
+    head = CHAIN[0].manifest.head
+    send = msgspec.structs.replace(head.send, features=int(Feature.LARGE_BLOCKS))
+    manifest = msgspec.structs.replace(
+        CHAIN[0].manifest, head=msgspec.structs.replace(head, send=send)
+    )
+    large = replace(CHAIN[0], manifest=manifest)
+    mine = there(mark=MARK, token=replace(token(100), large_blocks=True))
+    assert len(landing.steps(mine, [large], update=False)) == 1
+    with pytest.raises(UsageError, match="of another snapshot"):
+        landing.steps(there(token=token(100)), [large], update=False)
 
 
 def test_a_user_wrote_to_an_unfinished_restore() -> None:
@@ -234,9 +251,10 @@ def test_room(zfs: Zfs) -> None:
     assert "1.46 KiB are to be received, tank has room for 0.98 KiB" in tight
     with pytest.raises(UsageError, match="not enough room"):
         room(zfs, link(0), link(1, 700, 600))
-    for flags in ("-w", "-c"):
+    for flags in ("-w", "-c"):  # of such a stream, 5/8 is data at least
         with pytest.raises(UsageError, match="not enough room"):
-            room(zfs, link(0), link(1, 600, 400, flags))
+            room(zfs, link(0), link(1, 900, 400, flags))
+        assert room(zfs, link(0), link(1, 700, 400, flags)) is not None
 
 
 def is_there(tmp_path: Path, found: Landing) -> None:
@@ -313,6 +331,18 @@ def test_swap(zfs: Zfs, tmp_path: Path) -> None:
     with pytest.raises(ZfsError, match="tank/a is now tank/a-before-restore-20260117") as caught:
         swap.carry_out(one, Silent())
     assert caught.value.hint == "it is whole: zfs rename tank/a-restoring tank/a"
+
+
+def test_the_name_under_which_the_old_one_is_kept_is_too_long(zfs: Zfs) -> None:
+    """Told before anything is fetched: zfs would refuse the rename at the end, every time."""
+    name = "s" * 220  # tank/new-before-restore-20260117@… has 253 characters with it
+    found = replace(there(100), zfs=zfs)
+    fits = replace(found, snapshots=(Snapshot(TARGET, name, 100, 100, 0),))
+    assert swap.prepare(zfs, fits, date(2026, 1, 17))[1] is not None
+    long = replace(found, snapshots=(Snapshot(TARGET, name + "ssss", 100, 100, 0),))
+    with pytest.raises(UsageError, match="that is too long for zfs") as caught:
+        swap.prepare(zfs, long, date(2026, 1, 17))
+    assert "without --replace: zfs rename tank/new NAME" in str(caught.value.hint)
 
 
 def test_what_was_made_below_meanwhile_does_not_move_away(zfs: Zfs, tmp_path: Path) -> None:

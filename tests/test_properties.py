@@ -55,7 +55,7 @@ def test_where_it_is_mounted_and_shared_is_for_its_old_name() -> None:
     one = manifest(**dict.fromkeys(names, "x|local"), zoned="on|local")
     places = [(name, "x") for name in names]
     assert chosen(one) == [("zoned", "on")]
-    assert chosen(one, home=True) == chosen(one, "all") == [("zoned", "on"), *places]
+    assert chosen(one, home=True) == chosen(one, "all") == [*places, ("zoned", "on")]
     inherited = manifest(mountpoint="/tank|inherited from tank")
     assert chosen(inherited, home=True) == []
     assert chosen(inherited, "all") == [("mountpoint", "/tank")]
@@ -67,7 +67,7 @@ def test_limits_come_last() -> None:
         snapshot_limit="18446744073709551615|local", zoned="on|local", mountpoint="/x|local",
     )  # fmt: skip
     assert chosen(one, home=True) == [
-        ("zoned", "on"), ("mountpoint", "/x"), ("refquota", "none"), ("quota", "5"),
+        ("mountpoint", "/x"), ("zoned", "on"), ("refquota", "none"), ("quota", "5"),
         ("refreservation", "none"), ("reservation", "7"),
         ("snapshot_limit", "18446744073709551615"),
     ]  # fmt: skip

@@ -187,6 +187,14 @@ RESTORED = restore.Result(
             ],
         ),
         (
+            {"type": "volume", "chain": CHAIN[:1]},
+            [
+                "tank/a@b is restored to tank/x.",
+                "  64 MiB in 3 chunks, stored as 32 MiB (2.0 : 1), in 2 s (32 MiB/s)",
+                "  20 MiB from bb, 12 MiB from scw; signature and hashes verified",
+            ],
+        ),
+        (
             {"files": ("a b.001", "a b.002")},
             [
                 "tank/a@b is written to a b.001 and a b.002.",

@@ -15,6 +15,9 @@ from offsite.manifest import Head, Manifest
 from offsite.zfs import names, pools, targets
 from offsite.zfs.command import Zfs
 
+# Of a stream's bytes, those that are data: at least a sector of 512 behind a header of 312.
+_SMALLEST = 512 / (512 + 312)
+
 
 class RootError(UsageError):
     """A pool's root cannot be received into; what is below it can be."""
@@ -52,13 +55,14 @@ def check_root_takes(found: Landing, head: Head) -> None:
 
 
 def need(left: Sequence[Step]) -> Need:
-    """A stream that carries blocks as they were on disk takes about its own size. Another one may
-    be compressed by the target, but hardly better than it is stored."""
+    """A stream that carries blocks as they were on disk takes about its own size, less its headers.
+    Another one may be compressed by the target, but hardly better than it is stored."""
     total = Need()
     for step in left:
         length = sum(receipt.length for receipt in step.receipts)
         stored = sum(receipt.size for receipt in step.receipts)
-        total += Need(length, length if lineage.as_on_disk(step.link.manifest.head) else stored)
+        as_on_disk = lineage.as_on_disk(step.link.manifest.head)
+        total += Need(length, int(length * _SMALLEST) if as_on_disk else stored)
     return total
 
 

@@ -20,6 +20,7 @@ from offsite.rejoin import first_chunk
 from offsite.zfs import datasets, names, targets, token
 from offsite.zfs.command import Zfs
 from offsite.zfs.datasets import Snapshot
+from offsite.zfs.records import Feature
 from offsite.zfs.token import Token, TokenError
 
 # Bytes. A rollback resets the intent log, and zfs counts its header as written (1 KiB; 8 on disks
@@ -246,10 +247,15 @@ def give_up(found: Landing) -> str:
 
 
 def check_same(found: Landing, partial: Token, chain: Sequence[Link]) -> None:
-    """Raise UsageError unless the partial state is of a link of ``chain``: only that can go on."""
+    """Raise UsageError unless the partial state is of a link of ``chain``: only that can go on.
+
+    And of a stream of the same flags: the user may have begun to receive another one, and blocks of
+    two sizes would come together in one file.
+    """
     for link in chain:
         base = link.base.snapshot_guid if link.base else 0
-        if (partial.toguid, partial.fromguid) == (link.guid, base):
+        same = partial.with_features(Feature(link.manifest.head.send.features)) == partial
+        if same and (partial.toguid, partial.fromguid) == (link.guid, base):
             return
     raise UsageError(
         f"{found.dataset} holds an interrupted restore of another snapshot ({partial.toname});"

@@ -58,7 +58,9 @@ def choose(manifest: Manifest, which: Which, *, home: bool) -> tuple[Setting, ..
         and (which == "all" or home or name not in _PLACES)
         and _can_be_set(name, one.exact, manifest)
     }
-    last = [name for name in (*_PLACES, *_LIMITS) if name in chosen]
+    # zfs takes no mountpoint of what is zoned already, but in the zone (zfs_valid_proplist in
+    # OpenZFS lib/libzfs/libzfs_dataset.c).
+    last = [name for name in (*_PLACES, "zoned", *_LIMITS) if name in chosen]
     return tuple(chosen[name] for name in (*(one for one in chosen if one not in last), *last))
 
 

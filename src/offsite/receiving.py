@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import shlex
 import threading
 from collections import Counter, deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
@@ -58,7 +59,7 @@ def receive(
         if datasets.get_snapshot(found.zfs, target).guid != step.link.guid:
             raise ZfsError(
                 f"{target} was received, but it is not the snapshot backed up",
-                hint=landing.give_up(found),
+                hint=_way_back(found),
             )
         if way.new is not None and not targets.knows_marks(found.zfs):
             _mark(way, way.new)
@@ -190,6 +191,13 @@ def _wait(way: _Way, error: CommandError, pause: float | None) -> None:
     )
     if way.stop.wait(pause):
         raise way.stopped() from error
+
+
+def _way_back(found: Landing) -> str:
+    """A hint. What is the user's is not to be destroyed, but what came last may be undone."""
+    if found.ours or not found.exists:
+        return landing.give_up(found)
+    return f"to undo it: zfs rollback -r {shlex.quote(found.snapshots[-1].full_name)}"
 
 
 def _target(step: Step, found: Landing) -> str:

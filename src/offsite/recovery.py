@@ -88,8 +88,8 @@ class Result:
     ``kept``: what the dataset that was replaced is called now. ``files``: made instead of a
     dataset, one a link. ``properties``: the names of those that were set. ``locked``: it is
     encrypted, and its key is not loaded. ``estimated_seconds``: for fetching what is left.
-    ``signed``: by somebody who is trusted; a backup of the older tool is not, and its
-    ``stream_bytes`` are known only once it was read (0 in a ``dry_run``).
+    ``type``: filesystem or volume. ``signed``: by somebody who is trusted; a backup of the older
+    tool is not, and its ``stream_bytes`` are known only once it was read (0 in a ``dry_run``).
     """
 
     backup_id: str
@@ -110,6 +110,7 @@ class Result:
     properties: tuple[str, ...] = ()
     locked: bool = False
     estimated_seconds: float | None = None
+    type: str = "filesystem"
     signed: bool = True
 
 
@@ -318,6 +319,7 @@ def result_of(job: Job, came: Sequence[Mapping[str, int]]) -> Result:
         chain=tuple(_received(link, from_each.get(link.id, {})) for link in scope),
         kept=job.later.kept if job.later else None,
         updated=job.updates,
+        type=wanted.dataset.type,
         locked=lineage.is_raw(wanted) and not job.updates and job.request.file is None,
     )
 

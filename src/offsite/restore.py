@@ -223,7 +223,8 @@ def _begun(work: _Work) -> list[tuple[Landing, set[int]]]:
     begun = []
     for target, backup in work.places.items():
         found = landing.look(work.zfs, target)
-        if target in work.lost or not (found.ours or found.partial):
+        begun_here = found.ours or (found.partial and work.request.update)
+        if target in work.lost or not begun_here:
             continue
         with work.depot.chain(_wanted(work, backup), work.stop, work.progress) as chain:
             begun.append((found, {link.guid for link in chain}))

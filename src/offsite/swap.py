@@ -65,7 +65,16 @@ def _kept(zfs: Zfs, found: Landing, today: date) -> str:
         raise UsageError(others, hint=landing.beside(found.dataset))
     name = f"{found.dataset}-before-restore-{today:%Y%m%d}"
     tries = (name if number == 1 else f"{name}-{number}" for number in itertools.count(1))
-    return next(each for each in tries if datasets.find_dataset(zfs, each) is None)
+    kept = next(each for each in tries if datasets.find_dataset(zfs, each) is None)
+    longest = max((len(one.name) for one in found.snapshots), default=0)
+    if len(kept) + len("@") + longest > names.NAME_LIMIT:
+        raise UsageError(
+            f"{found.dataset} cannot be kept as {kept}: with its snapshots' names that is too long"
+            " for zfs",
+            hint=f"rename it yourself, then restore without --replace: zfs rename"
+            f" {shlex.quote(found.dataset)} NAME",
+        )
+    return kept
 
 
 def _would_move(zfs: Zfs, dataset: str) -> str | None:

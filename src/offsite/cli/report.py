@@ -202,7 +202,7 @@ def restore_summary(result: restore.Result) -> Text:
     target = shlex.quote(result.target)
     if result.locked:
         text.append("\n  " + printable(f"Its key is not loaded: zfs load-key {target}"), "dim")
-    if not result.updated:
+    if result.type == "filesystem" and not result.updated:
         text.append("\n  " + printable(f"Not mounted yet: zfs mount {target}"), "dim")
     return text
 
