@@ -25,14 +25,14 @@ MEMBERS = {one.manifest.head.dataset.name: one for one in set_of(1, ALL, 4)}
 
 @pytest.fixture
 def zfs(tmp_path: Path) -> Zfs:
-    """Writes down what is set; refuses to shelter tank/b, and at times to list or to look."""
+    """Writes down what is set; at times refuses to shelter tank/b, or to list."""
     script = tmp_path / "zfs"
     script.write_text(f"""\
 case "$*" in
-"set "*) echo "$2 $3" >> {tmp_path}/calls ;;
+"set "* | "inherit "*) echo "$*" >> {tmp_path}/calls ;;
 "list -t filesystem -Ho name,canmount,mountpoint") [ ! -e {tmp_path}/no-list ] || exit 1 ;;
 esac
-case "$*" in "set canmount=noauto tank/b") [ ! -e {tmp_path}/no-shelter ] || exit 1 ;; esac
+case "$*" in "set canmount=noauto "*tank/b) [ ! -e {tmp_path}/no-shelter ] || exit 1 ;; esac
 """)
     return Zfs(command=("/bin/sh", str(script)))
 
@@ -55,7 +55,7 @@ def finish(
         if name not in lost:
             settings = HOME if name in {"tank", "tank/b"} else ()
             done = Result(backup.id, name, "s", name, 1, 1, 1, 0.0, {}, dry_run=False)
-            kept = _Finish(Landing(zfs, name), settings, backup.manifest, updated=False)
+            kept = _Finish(Landing(zfs, name), settings, updated=False)
             received.append((name, done, kept))
     assert [one.target for one in _finish_all(work, received)] == ended
     return work, ended
@@ -79,18 +79,30 @@ def test_a_lost_one_that_a_next_run_goes_on_with_is_sheltered(
 ) -> None:
     _, ended = finish(zfs, monkeypatch, {"tank/a": OffsiteError("its disk is full")})
     assert ended == ["tank", "tank/a/x", "tank/b"]
-    hidden = [call for call in calls(tmp_path) if call.startswith("canmount=noauto")]
-    assert {call.split()[1] for call in hidden} == set(ALL)
-    assert calls(tmp_path)[4] == "mountpoint=/home tank"
-    shown = [call.split()[1] for call in calls(tmp_path) if call.startswith("canmount=on")]
-    assert shown == ended
+    hidden, *others = calls(tmp_path)
+    assert hidden == "set canmount=noauto tank tank/a/x tank/b tank/a"
+    assert others == [
+        "set mountpoint=/home tank",
+        "set mountpoint=/home tank/b",
+        *(f"inherit -S canmount {name}" for name in ended),
+    ]
 
 
-def test_only_what_was_sheltered_comes_out(
+def test_nothing_gets_a_mountpoint_if_one_is_not_sheltered(
     zfs: Zfs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """And nothing gets a mountpoint, which might mount another."""
+    """For it might mount that one."""
     (tmp_path / "no-shelter").touch()
-    _, ended = finish(zfs, monkeypatch)
+    work, ended = finish(zfs, monkeypatch)
     assert ended == [*ALL]
-    assert calls(tmp_path)[4:] == [f"canmount=on {name}" for name in ALL[:-1]]
+    assert len(calls(tmp_path)) == 1
+    assert "canmount=noauto could not be set" in cast(repo.Recorder, work.progress).warnings[0]
+
+
+def test_the_last_run_goes_on_with_what_an_earlier_one_sheltered(
+    zfs: Zfs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Though nothing that it sets itself has a place: it would never be mounted again."""
+    done = {name: OffsiteError("done before") for name in ("tank", "tank/b")}
+    finish(zfs, monkeypatch, done)
+    assert calls(tmp_path)[-2:] == ["inherit -S canmount tank/a", "inherit -S canmount tank/a/x"]

@@ -216,6 +216,10 @@ echo "$*" >> {tmp_path}/calls
 [ -e {tmp_path}/fails ] && case "$*" in $(cat {tmp_path}/fails)) echo busy >&2; exit 1 ;; esac
 case "$*" in
 "get -pHo value available "*) echo 1000 ;;
+"get -pHo value written@"*) cat {tmp_path}/since ;;
+"userspace "*) echo 1 ;;
+"list -r -t all "*) echo tank ;;
+"list -t filesystem,volume "*" tank") printf 'tank\\t5555\\tfilesystem\\tlz4\\t0\\t0\\toff\\n' ;;
 "get -s local "*) [ ! -e {tmp_path}/mark ] || cat {tmp_path}/mark ;;
 "get -Ho value receive_resume_token "*) [ ! -e {tmp_path}/token ] || cat {tmp_path}/token ;;
 "receive -A "*) rm {tmp_path}/token ;;
@@ -292,6 +296,51 @@ def test_start_over_destroys_only_what_is_known(zfs: Zfs, tmp_path: Path) -> Non
     is_there(tmp_path, ours)
     assert not discard.start_over(ours, known).exists
     assert calls(tmp_path, "destroy") == ["destroy tank/new@s0%s1", "destroy tank/new"]
+
+
+def test_snapshots_that_a_service_made_meanwhile(zfs: Zfs, tmp_path: Path) -> None:
+    """One of all datasets every hour: zfs receives over those that hold no change, unless raw."""
+    mark = CHAIN[-1].id
+    mine, since = replace(there(100, 999, mark=mark), zfs=zfs), tmp_path / "since"
+    since.write_text("0\n")
+    assert left(mine) == ["s1", "s2", "s3"]
+    between = replace(there(100, 999, 101, mark=mark, token=token(102, 101)), zfs=zfs)
+    assert left(between) == ["s2+", "s3"]
+    raw = [link(number, flags="-w") for number in range(4)]
+    with pytest.raises(UsageError, match="tank/new@s899 was made while the restore was not") as no:
+        landing.steps(mine, raw, update=False)
+    assert "needed: zfs rollback -r tank/new@s0; or make it yours" in str(no.value.hint)
+    since.write_text("512\n")
+    refused(mine, "zfs receives nothing over it")
+    whole = replace(there(100, 101, 102, 103, 999, mark=mark), zfs=zfs)
+    assert left(whole) == []
+    assert landing.steps(whole, raw, update=False) == []
+    since.write_text("9000\n")
+    refused(whole, "zfs receives nothing over it")
+    done = replace(whole, mark=None)
+    assert not landing.holds_just(done, 103)
+    since.write_text("0\n")
+    assert landing.holds_just(done, 103)
+    assert not landing.holds_just(done, 104)
+    assert not landing.holds_just(whole, 103)
+
+
+def test_a_pool_s_root_is_begun_anew(zfs: Zfs, tmp_path: Path) -> None:
+    """As nothing was ever put in it, it need not be destroyed, which zfs would not do."""
+    (tmp_path / "zpool").touch()
+    (tmp_path / "mark").write_text(MARK)
+    (tmp_path / "state").write_text("written\t0\nmounted\tno\n")
+    (tmp_path / "token").write_text("1-nonsense")
+    root = landing.look(zfs, "tank")
+    assert (root.ours, root.blank) == (True, True)
+    assert discard.start_over(root, set()) == Landing(zfs, "tank", blank=True)
+    gone = ["receive -A tank", "inherit -S canmount tank", "inherit offsite:restoring tank"]
+    assert calls(tmp_path, "receive") + calls(tmp_path, "inherit") == gone
+    (tmp_path / "token").write_text("1-nonsense")
+    (tmp_path / "snapshots").write_text("tank@s0\t100\t100\t0\n")
+    with pytest.raises(UsageError, match="is a pool's root, which cannot be received twice"):
+        discard.start_over(landing.look(zfs, "tank"), {100})
+    assert calls(tmp_path, "receive") == gone[:1]
 
 
 def test_a_token_that_cannot_be_read(zfs: Zfs, tmp_path: Path) -> None:

@@ -53,7 +53,7 @@ OLD = {
         ["-s", "-u"],
     ),
     "illumos-2019": ([], ["-L", "-c"], ["properties at receive (receive -o)"], ["-s", "-u"]),
-    "freebsd-13": ([], ["-L", "-c"], [], ["-s", "-u", "-o"]),
+    "freebsd-13": ([], ["-L", "-c"], [], ["-s", "-u", "-o", "-o"]),
 }
 
 

@@ -121,7 +121,7 @@ def test_what_zfs_does_not_know_is_a_warning(zfs: Zfs, tmp_path: Path) -> None:
         zfs, tmp_path, zoned=f"{'x' * 59}\n{'y' * 9}|local", org__note=f"{ODD}|local"
     )
     assert done == ("org:note",)
-    assert calls[0] == f"org:note={ODD}"
+    assert calls[1] == f"org:note={ODD}"
     assert warnings == [
         f"zoned={'x' * 59}?… could not be set on tank/new: zfs set: invalid property 'zoned'"
     ]
@@ -132,9 +132,22 @@ def test_a_mountpoint_does_not_mount(zfs: Zfs, tmp_path: Path, canmount: str | N
     named = {"canmount": f"{canmount}|local"} if canmount else {}
     done, calls, warnings = put(zfs, tmp_path, mountpoint="/free|local", **named)
     assert done == ("mountpoint", "canmount")[: 1 + bool(canmount)]
-    assert calls == ["canmount=noauto", "mountpoint=/free", f"canmount={canmount or 'on'}"]
+    last = f"canmount={canmount}" if canmount else "inherit -S canmount"
+    assert calls == ["canmount=noauto", "mountpoint=/free", last]
     assert warnings == []
-    assert put(zfs, tmp_path, atime="off|local")[1] == ["atime=off"]
+    # zfs received it so, whatever is to be set on it.
+    calls = put(zfs, tmp_path, atime="off|local")[1]
+    assert calls == ["canmount=noauto", "atime=off", "inherit -S canmount"]
+
+
+def test_a_volume_is_not_asked_to_mount(zfs: Zfs, tmp_path: Path) -> None:
+    one = manifest(atime="off|local")
+    facts = msgspec.structs.replace(one.head.dataset, type="volume")
+    head = msgspec.structs.replace(one.head, dataset=facts)
+    volume, told = msgspec.structs.replace(one, head=head), repo.Recorder()
+    settings = properties.choose(volume, "local", home=True)
+    assert properties.put(zfs, "tank/new", settings, volume, told) == ("atime",)
+    assert (tmp_path / "calls").read_text() == "set atime=off tank/new\n"
 
 
 def test_two_datasets_are_not_mounted_at_one_place(zfs: Zfs, tmp_path: Path) -> None:

@@ -66,7 +66,7 @@ def test_a_flag_is_used_just_where_it_is_taken(tmp_path: Path, name: str) -> Non
     assert abilities.missing_flags(zfs) == {flag for flag, known in flags.items() if not known}
     assert refused(zfs, "send", "-t", "1-a") != able.tokens
     assert refused(zfs, "receive", "-s", "t") != able.partial
-    assert refused(zfs, "receive", *targets.mark_flags("x"), "t") != able.properties
+    assert refused(zfs, "receive", *targets.mark_flags("x", mounts=True), "t") != able.properties
     assert refused(zfs, "bookmark", "t@a", "t#a") != able.bookmarks
 
 

@@ -20,9 +20,16 @@ def start_over(found: Landing, known: Collection[int]) -> Landing:
     now = landing.look(found.zfs, found.dataset)
     if found.mark and now.exists and not now.mark:
         raise landing.exists(found.dataset)
+    is_root = names.parent_of(now.dataset) is None
+    if is_root and now.mark and not now.blank:  # else it is received into once more
+        check_disposable(now, known)
     now = drop_partial(now)
     if not now.exists or not now.mark:
         return now
+    if is_root:
+        targets.show(now.zfs, now.dataset)
+        targets.remove_mark(now.zfs, now.dataset)
+        return Landing(now.zfs, now.dataset, blank=True)
     check_disposable(now, known)
     targets.destroy_received(now.zfs, now.dataset, now.snapshots)
     return Landing(now.zfs, now.dataset)
@@ -43,9 +50,9 @@ def check_disposable(found: Landing, known: Collection[int], going: Collection[s
             f"{found.dataset} is a pool's root, which cannot be received twice",
             hint="go on without --restart; or make the pool anew: zpool destroy, zpool create",
         )
-    there = {snapshot.guid for snapshot in found.snapshots}
     others = [name for name in targets.below(found.zfs, found.dataset) if name not in going]
-    if not there or not there <= {*known} or found.written or found.mounted or others:
+    others += [one.full_name for one in found.snapshots if one.guid not in known]
+    if not found.snapshots or others or found.written or found.mounted:
         which = f" ({others[0]})" if others else ""
         raise UsageError(
             f"{found.dataset} holds more than what the unfinished restore received{which};"

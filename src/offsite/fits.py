@@ -8,12 +8,14 @@ import shlex
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
-from offsite import figures, lineage
+from offsite import figures, landing, lineage
 from offsite.errors import UsageError
 from offsite.landing import Landing, Step
+from offsite.links import Link
 from offsite.manifest import Head, Manifest
-from offsite.zfs import names, pools, targets
+from offsite.zfs import names, peek, pools, targets
 from offsite.zfs.command import Zfs
+from offsite.zfs.records import Feature
 
 # Of a stream's bytes, those that are data: at least a sector of 512 behind a header of 312.
 _SMALLEST = 512 / (512 + 312)
@@ -78,6 +80,26 @@ def check_room(found: Landing, need: Need) -> str | None:
     if free >= min(least, most):
         return f"{needs}: it may become full, if the target does not compress"
     raise UsageError(f"not enough room: {needs}", hint="free some space, or choose another --as")
+
+
+def check_blocks(found: Landing, chain: Sequence[Link]) -> None:
+    """Raise UsageError if the user's own dataset came by plain ``zfs send``, and the backup's with
+    large blocks (-L): zfs would receive the increment, and lose data (openzfs#6224, #17866).
+
+    Raises ZfsError if that cannot be told.
+    """
+    newest = found.snapshots[-1]
+    same = next(link.manifest.head for link in chain if link.guid == newest.guid)
+    if not same.send.features & Feature.LARGE_BLOCKS:
+        return
+    has = peek.begin(found.zfs, newest, None, tuple(same.send.flags)).features
+    if not has & Feature.LARGE_BLOCKS:
+        raise UsageError(
+            f"{newest.full_name} came here without large blocks (zfs send -L), and the backup has"
+            " them: what zfs receives on top of it may be damaged; it was not touched",
+            hint=f"{landing.beside(found.dataset)}; or put the backup in its place and keep it"
+            " under another name: --replace",
+        )
 
 
 def check_writable(zfs: Zfs, dataset: str) -> None:

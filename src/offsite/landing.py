@@ -116,10 +116,16 @@ def _token(text: str | None) -> tuple[Token | None, TokenError | None]:
 
 
 def holds_just(found: Landing, guid: int) -> bool:
-    """Whether it is a finished restore of this snapshot that nobody has used yet."""
-    newest = found.snapshots[-1].guid if found.snapshots else None
-    unused = not found.mounted and found.written <= _NOT_DATA
-    return newest == guid and unused and not found.ours
+    """Whether it is finished and what this snapshot is, for nothing was written since."""
+    there = next((one for one in found.snapshots if one.guid == guid), None)
+    return there is not None and not found.ours and _written_since(found, there) <= _NOT_DATA
+
+
+def _written_since(found: Landing, snapshot: Snapshot) -> int:
+    """Bytes. Others may have been made since, as by a service that makes one of all every hour."""
+    if snapshot == found.snapshots[-1]:
+        return found.written
+    return targets.written_since(found.zfs, found.dataset, snapshot.name)
 
 
 def check_new(zfs: Zfs, dataset: str) -> None:
@@ -173,7 +179,7 @@ def steps(found: Landing, chain: Sequence[Link], *, update: bool) -> list[Step]:
         )
     if found.token is None:
         left = [Step(link) for link in chain[done:]]
-        if found.ours and not done:
+        if found.ours and not (done or found.blank):
             raise _nothing_there(found)
     else:
         check_same(found, found.token, chain[done : done + 1])
@@ -197,15 +203,40 @@ def check_root(found: Landing) -> None:
 
 
 def _done_of_ours(found: Landing, chain: Sequence[Link]) -> int:
-    there = [snapshot.guid for snapshot in found.snapshots]
-    if there != [link.guid for link in chain[: len(there)]]:
+    guids = [link.guid for link in chain]
+    ours = [one for one in found.snapshots if one.guid in guids]
+    others = [one for one in found.snapshots if one.guid not in guids]
+    same = not others or (ours and found.mark == chain[-1].id)
+    if not same or [one.guid for one in ours] != guids[: len(ours)]:
         raise UsageError(
             f"{found.dataset} holds an unfinished restore of another backup ({found.mark});"
             " it was not touched",
             hint=f"go on with that one: @{found.mark}; or {give_up(found)}",
         )
-    _check_unwritten(found, 0)
-    return len(there)
+    if others:
+        _check_only_names(found, ours[-1], others, chain[len(ours) :])
+    else:
+        _check_unwritten(found, 0)
+    return len(ours)
+
+
+def _check_only_names(
+    found: Landing, newest: Snapshot, others: Sequence[Snapshot], left: Sequence[Link]
+) -> None:
+    """Raise UsageError if zfs would receive nothing over snapshots that somebody else made since
+    the ``newest`` of ours: where they hold changes, or the stream is raw.
+
+    Source: recv_begin_check_existing_impl in OpenZFS module/zfs/dmu_recv.c.
+    """
+    raw = bool(left) and lineage.is_raw(left[0].manifest.head)
+    if not raw and _written_since(found, newest) <= (0 if left else _NOT_DATA):
+        return
+    undo = f"zfs rollback -r {shlex.quote(newest.full_name)}"
+    raise UsageError(
+        f"{others[0].full_name} was made while the restore was not finished, and zfs receives"
+        " nothing over it; it was not touched",
+        hint=f"if nothing that came after @{newest.name} is needed: {undo}; or {_keep(found)}",
+    )
 
 
 def _done_of_theirs(found: Landing, chain: Sequence[Link]) -> int:

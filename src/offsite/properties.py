@@ -94,25 +94,29 @@ def _can_be_set(name: str, value: str, manifest: Manifest) -> bool:
 def put(
     zfs: Zfs, dataset: str, settings: Sequence[Setting], manifest: Manifest, progress: Progress
 ) -> tuple[str, ...]:
-    """Set them on a dataset that is not mounted, and leave it so. Returns the names of those set.
+    """Set them on what was restored and is not mounted, and leave it so. Returns the names of those
+    set.
 
     What cannot be set is a warning each.
     """
-    safe = not has_places(settings) or shelter(zfs, dataset, progress)
+    if manifest.head.dataset.type != "filesystem":
+        return put_most(zfs, dataset, settings, progress, sheltered=True)
+    safe = shelter(zfs, [dataset], progress)
     done = put_most(zfs, dataset, settings, progress, sheltered=safe)
-    if safe and has_places(settings):
-        done += unshelter(zfs, dataset, settings, manifest, progress)
-    return done
+    return (*done, *unshelter(zfs, dataset, settings, progress)) if safe else done
 
 
-def has_places(settings: Sequence[Setting]) -> bool:
-    """Whether one of them might mount a dataset, or another that inherits it."""
-    return any(one.name in _PLACES for one in settings)
+def shelter(zfs: Zfs, filesystems: Sequence[str], progress: Progress) -> bool:
+    """Let nothing mount these, whatever is set on them or above them. Whether that was done.
 
-
-def shelter(zfs: Zfs, dataset: str, progress: Progress) -> bool:
-    """Let nothing mount a filesystem, whatever is set on it or above it. Whether that was done."""
-    return _set(zfs, dataset, Setting("canmount", "noauto"), progress)
+    They mostly are so, since zfs received them (``targets.mark_flags``).
+    """
+    try:
+        targets.hide(zfs, filesystems)
+    except ZfsError as error:
+        progress.warning(f"canmount=noauto could not be set on {filesystems[0]}: {error}")
+        return False
+    return True
 
 
 def put_most(
@@ -126,27 +130,30 @@ def put_most(
 
 
 def unshelter(
-    zfs: Zfs, dataset: str, settings: Sequence[Setting], manifest: Manifest, progress: Progress
+    zfs: Zfs, dataset: str, settings: Sequence[Setting], progress: Progress
 ) -> tuple[str, ...]:
-    """Last of all, canmount as it was recorded: that alone mounts nothing. Its name, if it is one
-    of ``settings``."""
-    recorded = manifest.properties.get("canmount")
-    wanted = Setting("canmount", recorded.value if recorded else "on")
-    places = [one for one in settings if one.name in _PLACES]
-    other = _other_there(zfs, dataset, places) if wanted.value == "on" else None
+    """Last of all, canmount: that alone mounts nothing. Its name, if it is one of ``settings``."""
+    wanted = next((one for one in settings if one.name == "canmount"), None)
+    mounts = wanted is None or wanted.value == "on"
+    other = _other_there(zfs, dataset, settings) if mounts else None
     if other is not None:
         progress.warning(
             f"{dataset} and {other} have the same mountpoint: {dataset} is left with"
             f" canmount=noauto, and {other} as it was"
         )
         return ()
-    done = _set(zfs, dataset, wanted, progress)
-    return ("canmount",) if done and wanted in places else ()
+    if wanted is not None:
+        return ("canmount",) if _set(zfs, dataset, wanted, progress) else ()
+    try:
+        targets.show(zfs, dataset)
+    except ZfsError as error:
+        progress.warning(f"{dataset} is left with canmount=noauto: {error}")
+    return ()
 
 
-def _other_there(zfs: Zfs, dataset: str, places: Sequence[Setting]) -> str | None:
+def _other_there(zfs: Zfs, dataset: str, settings: Sequence[Setting]) -> str | None:
     """Another filesystem that would be mounted by itself at the same place."""
-    paths = [one.value for one in places if one.name == "mountpoint" and one.value[:1] == "/"]
+    paths = [one.value for one in settings if one.name == "mountpoint" and one.value[:1] == "/"]
     there = targets.mountpoints(zfs) if paths else []
     others = (each.dataset for each in there if each.path in paths and each.dataset != dataset)
     return next(others, None)

@@ -22,6 +22,7 @@ from offsite.sources import ANOTHER_POINT, Sources
 from offsite.zfs import datasets, names, targets
 from offsite.zfs.failures import CommandError, Reason
 from offsite.zfs.pipes import ReceiveStream
+from offsite.zfs.records import HEADER_SIZE
 
 # Seconds between two looks at a target that another zfs receive still writes to.
 _PAUSES = (1.0, 2.0, 4.0, 8.0, 15.0, 30.0)
@@ -130,16 +131,20 @@ def _attempt(step: Step, way: _Way, sources: Sources, halt: threading.Event) -> 
     found, link = way.found, step.link
     flags = ["-s", "-u"] if way.resumable else ["-u"]
     if way.new is not None and targets.knows_marks(found.zfs):
-        flags += targets.mark_flags(way.new)
-    if way.into_root:
-        flags += _over_root(found)
+        mounts = link.manifest.head.dataset.type == "filesystem"
+        flags += targets.mark_flags(way.new, mounts=mounts)
+    over_root = way.into_root and names.parent_of(found.dataset) is None and not found.snapshots
+    if over_root:
+        _check_root(found)
+        flags += ["-F"]
     stream = _stream(step, Download(link.manifest, link.receipts, sources, way.engine))
     try:
         with (
             receiver(found.zfs.receive(_target(step, found), flags=flags), halt) as sink,
             closing(stream(halt, way.progress)) as pieces,
         ):
-            _hand_over(pieces, sink, way.stop)
+            last = _end_held_back(pieces, found) if over_root else pieces
+            _hand_over(last, sink, way.stop)
     except StoppedError as stopped:
         raise way.stopped() from stopped
 
@@ -204,12 +209,26 @@ def _target(step: Step, found: Landing) -> str:
     return f"{found.dataset}@{step.link.name}"
 
 
-def _over_root(found: Landing) -> list[str]:
+def _check_root(found: Landing) -> None:
     """zfs receives into a pool's root only with -F: looked at once more, nothing may be in it."""
-    if names.parent_of(found.dataset) is not None or found.snapshots:
-        return []
     landing.check_root(landing.look(found.zfs, found.dataset))
-    return ["-F"]
+
+
+def _end_held_back(pieces: Iterable[memoryview], found: Landing) -> Iterator[memoryview]:
+    """Before zfs gets the END record, and puts what it received in the place of what is there, the
+    root is looked at once more: it was mounted all the while, which may be days."""
+    end = b""
+    for piece in pieces:
+        if len(piece) < HEADER_SIZE:
+            end += piece
+            yield memoryview(end)[:-HEADER_SIZE]
+            end = end[-HEADER_SIZE:]
+        else:
+            yield memoryview(end)
+            yield piece[:-HEADER_SIZE]
+            end = bytes(piece[-HEADER_SIZE:])
+    _check_root(found)
+    yield memoryview(end)
 
 
 def _stream(step: Step, download: Download) -> Stream:

@@ -208,7 +208,10 @@ def left(found: Landing, chain: Sequence[Link], request: Request) -> tuple[Step,
         found = Landing(found.zfs, found.dataset, blank=found.blank)
     elif request.restart and request.update:
         found = replace(found, token=None, unread=None)
-    return tuple(landing.steps(found, chain, update=request.update))
+    steps = tuple(landing.steps(found, chain, update=request.update))
+    if steps and found.exists and not found.ours:
+        fits.check_blocks(found, chain)
+    return steps
 
 
 def receive(
@@ -267,6 +270,8 @@ def _carry_out(
     if job.later is not None:
         swap.carry_out(job.later, progress)
         found = replace(found, dataset=job.target)
+    if job.updates:
+        return came, ()
     done = properties.put(found.zfs, job.target, job.settings, job.chain[-1].manifest, progress)
     landing.finish(found)
     return came, done

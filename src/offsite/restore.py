@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import shlex
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from itertools import takewhile
 
 from offsite import (
     connect,
@@ -35,7 +35,7 @@ from offsite.progress import Progress
 from offsite.properties import Setting
 from offsite.recovery import Job, Received, Request, Result
 from offsite.trees import Tree
-from offsite.zfs import datasets, names, targets
+from offsite.zfs import names, targets
 from offsite.zfs.command import Zfs
 
 __all__ = ["Outcome", "Received", "Request", "Result", "run"]
@@ -92,7 +92,6 @@ class _Finish:
 
     found: Landing
     settings: tuple[Setting, ...]
-    manifest: Manifest
     updated: bool
 
 
@@ -133,7 +132,7 @@ def _restore_tree(
         _look_at_all(work)
         if request.restart and not request.dry_run:
             _start_over(work)
-            # A pool's root stays: it goes on with what it has.
+            # A pool's root that has snapshots stays: it goes on with these.
             work = replace(work, request=replace(request, restart=False))
         received = [
             one
@@ -143,7 +142,7 @@ def _restore_tree(
         results = _finish_all(work, received)
     if not results:
         raise next(iter(work.lost.values()))
-    failed = {target: _told(why) for target, why in work.lost.items()}
+    failed = {target: _told(why) + _by_itself(work, target) for target, why in work.lost.items()}
     remotes = {remote.name: remote for remote in depot.remotes}
     seconds = pace.of(work.shares, remotes, stop) if request.dry_run else None
     return Outcome(
@@ -153,6 +152,15 @@ def _restore_tree(
 
 def _told(error: OffsiteError) -> str:
     return f"{error}; {error.hint}" if error.hint else str(error)
+
+
+def _by_itself(work: _Work, target: str) -> str:
+    """What to type if the others are in use by the time that its trouble is over."""
+    if isinstance(work.lost[target], RootError):
+        return ""
+    name = f"{work.places[target].manifest.head.dataset.name}@{work.places[target].id}"
+    line = f"offsite --restore {shlex.quote(name)} --no-recursive --as {shlex.quote(target)}"
+    return f"; by itself: {line}"
 
 
 def _check_single(request: Request) -> None:
@@ -180,8 +188,6 @@ def _look_at_all(work: _Work) -> None:
         except RootError as error:
             work.lost[target] = error
             work.progress.warning(f"{target} cannot be restored: {_told(error)}")
-        else:
-            _check_free(work, found[target], backup)
     root = found.get(work.root) or landing.look(work.zfs, work.root)
     if not (root.exists or root.blank):
         landing.check_new(work.zfs, work.root)
@@ -191,6 +197,7 @@ def _look_at_all(work: _Work) -> None:
             continue
         try:
             with work.depot.chain(_wanted(work, backup), work.stop, work.progress) as chain:
+                _check_free(work, found[target], backup)
                 left = _left_of(found[target], backup, chain, work.request)
                 need += fits.need(left)
                 fresh += recovery.fresh(left)
@@ -198,6 +205,10 @@ def _look_at_all(work: _Work) -> None:
             work.lost[target] = error
             work.progress.warning(f"{target} cannot be restored: {error}")
     recovery.check_fits(root, need, fresh, work.progress)
+    done = (_is_done(found[target], backup) for target, backup in work.places.items())
+    in_use = any(each.mounted for each in found.values()) and not work.request.update
+    if in_use and all(done):  # who asks for what is there already wants something else
+        raise _exists(work, work.root)
 
 
 def _start_over(work: _Work) -> None:
@@ -211,10 +222,10 @@ def _start_over(work: _Work) -> None:
             discard.check_disposable(found, known, going=ours)
     for found, known in reversed(begun):
         work.progress.info(f"Throwing away what an interrupted restore left in {found.dataset}")
-        if names.parent_of(found.dataset) is not None:
-            discard.start_over(found, known)
-        elif found.snapshots:
+        if names.parent_of(found.dataset) is None and found.snapshots:
             discard.drop_partial(found)
+        else:
+            discard.start_over(found, known)
 
 
 def _begun(work: _Work) -> list[tuple[Landing, set[int]]]:
@@ -258,7 +269,7 @@ def _member(work: _Work, target: str, halt: threading.Event) -> tuple[Result, _F
             return replace(recovery.preview(job), properties=names_of), None
         came = recovery.receive(job, work.depot.engine, work.progress, halt)
         result = replace(recovery.result_of(job, came), seconds=time.monotonic() - began)
-        return result, _Finish(found, job.settings, chain[-1].manifest, job.updates)
+        return result, _Finish(found, job.settings, job.updates)
 
 
 def _finish_all(
@@ -269,20 +280,18 @@ def _finish_all(
     left = {target: one for target, _, one in received if one is not None}
     done: dict[str, tuple[str, ...]] = {}
     exposed = _exposed(work, left)
-    hidden = [*takewhile(lambda each: properties.shelter(work.zfs, each, work.progress), exposed)]
+    safe = not exposed or properties.shelter(work.zfs, exposed, work.progress)
     for target, one in left.items():
         done[target] = properties.put_most(
-            work.zfs, target, one.settings, work.progress, sheltered=hidden == exposed
+            work.zfs, target, one.settings, work.progress, sheltered=safe
         )
     for target, one in left.items():
         with _losing(work, target):
-            if target in hidden:
-                done[target] += properties.unshelter(
-                    work.zfs, target, one.settings, one.manifest, work.progress
-                )
+            if safe and target in exposed:
+                done[target] += properties.unshelter(work.zfs, target, one.settings, work.progress)
             landing.finish(one.found)
     return [
-        replace(result, properties=done.get(target, ()))
+        replace(result, properties=done[target]) if target in done else result
         for target, result, _ in received
         if target not in work.lost
     ]
@@ -291,8 +300,6 @@ def _finish_all(
 def _exposed(work: _Work, left: Mapping[str, _Finish]) -> list[str]:
     """The filesystems that a property of any of them might mount; those that a next run is to go on
     with too, which would find them written to."""
-    if not any(properties.has_places(one.settings) for one in left.values()):
-        return []
     whole = [target for target, one in left.items() if not one.updated]
     begun = [target for target in work.lost if landing.look(work.zfs, target).ours]
     return [
@@ -316,11 +323,15 @@ def _losing(work: _Work, target: str) -> Iterator[None]:
 
 def _check_free(work: _Work, found: Landing, backup: Backup) -> None:
     if found.exists and not (found.ours or work.request.update or _is_done(found, backup)):
-        raise UsageError(
-            f"{found.dataset} exists; it was not touched",
-            hint=f"{landing.beside(work.root)}; or, where it is unchanged"
-            " since a snapshot that is backed up: --update",
-        )
+        raise _exists(work, found.dataset)
+
+
+def _exists(work: _Work, target: str) -> UsageError:
+    return UsageError(
+        f"{target} exists; it was not touched",
+        hint=f"{landing.beside(work.root)}; or, where it is unchanged"
+        " since a snapshot that is backed up: --update",
+    )
 
 
 def _is_done(found: Landing, backup: Backup) -> bool:
@@ -342,18 +353,28 @@ def _left_of(
 
 
 def _make_parent(work: _Work, target: str) -> None:
-    """What was left out of the backup may have had members below it: an empty one stands for it."""
+    """Where what is above a dataset was left out of the backup, or its own backup is damaged
+    everywhere, an empty one stands for it."""
     parent = names.parent_of(target)
     if parent is None or target == work.root:
         return
-    if parent in work.places:
-        # A pool's root is there, whatever it is.
-        if not isinstance(work.lost.get(parent), RootError | None):
-            raise OffsiteError(f"its parent {parent} is not restored")
+    why = work.lost.get(parent)
+    # A pool's root is there, whatever it is.
+    if isinstance(why, RootError) or (parent in work.places and why is None):
         return
-    if not work.request.dry_run and datasets.find_dataset(work.zfs, parent) is None:
-        _make_parent(work, parent)
-        targets.make_empty(work.zfs, parent)
+    if not isinstance(why, IntegrityError | None):
+        raise OffsiteError(f"its parent {parent} is not restored")
+    if work.request.dry_run:
+        return
+    there = landing.look(work.zfs, parent)
+    if why is not None and not there.snapshots:  # what came of it will never be whole
+        there = discard.drop_partial(there)
+    if there.exists or there.blank:
+        return
+    _make_parent(work, parent)
+    targets.make_empty(work.zfs, parent)
+    if why is not None:
+        work.progress.warning(f"An empty dataset stands for {parent}, which cannot be restored")
 
 
 def _notes(tree: Tree) -> tuple[str, ...]:

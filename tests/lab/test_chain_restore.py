@@ -300,6 +300,21 @@ def test_update(world: World, pool: str, data: str) -> None:
     assert "@mine" in refused["error"]
 
 
+def test_a_plain_copy_is_not_updated(world: World, pool: str) -> None:
+    """Its blocks were cut up: zfs receives what was sent with -L over them, and may lose data."""
+    data, copy = f"{pool}/large", f"{pool}/copy"
+    world.machine.run("zfs", "create", "-o", "recordsize=1M", data)
+    world.fill(data, noise=3)
+    make_chain(world, data, ("a", "b"))
+    world.machine.script(f"zfs send {data}@a | zfs receive -u {copy}")
+    refused = restored(world, data, "--as", copy, "--update", status=2)
+    assert f"{copy}@a came here without large blocks" in refused["error"]
+    assert snapshots(world, copy) == ["a"]
+    world.machine.script(f"zfs destroy -r {copy}; zfs send -L {data}@a | zfs receive -u {copy}")
+    assert restored(world, data, "--as", copy, "--update")["updated"]
+    assert world.facts(copy) == world.facts(data)
+
+
 def test_keys_that_were_changed(world: World, pool: str) -> None:
     """Of the source: the newest opens the chain. Of the target: no raw increment must follow."""
     source, parent = f"{pool}/vault", f"{pool}/safe"

@@ -252,7 +252,10 @@ def names_below(world: World, root: str) -> list[str]:
 
 
 def test_a_tree_comes_back_whole(world: World, pool: str) -> None:
-    """Under another name, with what it was, and again when the run is killed in the middle."""
+    """Under another name, with what it was, and again when the run is killed in the middle.
+
+    Meanwhile the machine boots, which mounts what it can, and a service makes its snapshots.
+    """
     data = f"{pool}/data"
     world.machine.script(SMALL.format(data=data, pool=pool))
     world.fill(f"{data}/a", noise=6)
@@ -265,9 +268,12 @@ def test_a_tree_comes_back_whole(world: World, pool: str) -> None:
     assert not world.exists(f"{target}/vol")
     refused = world.offsite("--backup", target, "-R", status=2)
     assert f"nothing in {target} is to be backed up" in refused.stderr  # it is unfinished
+    world.machine.script(f"zfs mount -a; zfs snapshot -r {target}@hourly")
+    assert world.exists(f"{target}@hourly")
     done = world.offsite("--restore", data, "-R", "--as", target, "--json").json
     assert done["failed"] == {}
     assert done["notes"] == [f"{data}/clone was a clone and is a dataset of its own now"]
+    world.machine.run("zfs", "snapshot", "-r", f"{target}@daily")
     again = world.offsite("--restore", data, "-R", "--as", target, "--json").json
     assert {(one["updated"], one["chunks"]) for one in again["restores"]} == {(True, 0)}
     below = ["", "/a", "/a/deep", "/clone", "/off", "/off/on", "/vol"]
@@ -286,6 +292,10 @@ def test_a_tree_comes_back_whole(world: World, pool: str) -> None:
             asked = [f"{target}/vol", f"{data}/vol"]
         one, other = world.machine.run("zfs", "get", "-Hpo", "value", name, *asked).stdout.split()
         assert one == other != "0"
+    filesystems = [target + name for name in below if name not in {"/off", "/vol"}]
+    wanted = ("zfs", "get", "-Ho", "source", "canmount", *filesystems)
+    assert {*world.machine.run(*wanted).stdout.split()} == {"default"}
+    world.machine.script(f"dd if=/dev/urandom of=/{target}/mine bs=64k count=1; sync")
     refused = world.offsite("--restore", data, "-R", "--as", target, status=2)
     assert f"{target} exists; it was not touched" in refused.stderr
     refused = world.offsite("--restore", f"{data}@t", "-R", "--as", f"{pool}/other", status=2)

@@ -19,13 +19,14 @@ class _EnoughError(Exception):
 
 
 @functools.lru_cache(maxsize=256)
-def begin(zfs: Zfs, snapshot: Snapshot, base: Point, flags: tuple[str, ...]) -> Begin:
-    """The BEGIN record of the increment from ``base``; asked for once, for snapshots never change.
+def begin(zfs: Zfs, snapshot: Snapshot, base: Point | None, flags: tuple[str, ...]) -> Begin:
+    """The BEGIN record of the increment from ``base``, or of the full stream; asked for once, for
+    snapshots never change.
 
     Raises ZfsError and StoppedError.
     """
     follower, header = Follower(), memoryview(bytearray(HEADER_SIZE))
-    send = zfs.send(snapshot.full_name, base=base.full_name, flags=flags)
+    send = zfs.send(snapshot.full_name, base=base.full_name if base else None, flags=flags)
     with (
         contextlib.suppress(_EnoughError),
         send as stream,

@@ -13,12 +13,13 @@ from offsite.zfs import abilities
 from offsite.zfs.command import Zfs
 from offsite.zfs.datasets import Snapshot
 from offsite.zfs.failures import CommandError, Reason
-from offsite.zfs.names import check_dataset_name, check_snapshot_name, pool_of
+from offsite.zfs.names import check_dataset_name, check_snapshot_name, in_parts, pool_of
 
 # Its value is the id of the backup that is being restored. Nobody else sets it: where it is, all
 # that a dataset has came from us.
 MARK = "offsite:restoring"
 _BACKUP_ID = re.compile(r"[0-9]{8}t[0-9]{6}-[0-9a-f]{16}")
+_HIDDEN = "canmount=noauto"
 _LONG = 600  # seconds: a rename unmounts, a destroy of much data waits for a transaction group
 
 
@@ -46,6 +47,16 @@ def state(zfs: Zfs, dataset: str) -> State:
         int(written) if (written := known.get("written", "-")).isdecimal() else 1,
         known.get("mounted") == "yes",
     )
+
+
+def written_since(zfs: Zfs, dataset: str, snapshot: str) -> int:
+    """Bytes that the dataset has since its own snapshot of this name, whichever were made since.
+
+    Not 0 if zfs does not tell. Raises ZfsError.
+    """
+    check_snapshot_name(f"{dataset}@{snapshot}")
+    told = zfs.run("get", "-pHo", "value", f"written@{snapshot}", dataset).strip()
+    return int(told) if told.isdecimal() else 1
 
 
 def encryption_root(zfs: Zfs, dataset: str) -> str | None:
@@ -89,9 +100,11 @@ def knows_marks(zfs: Zfs) -> bool:
     return abilities.of(zfs).properties
 
 
-def mark_flags(backup_id: str) -> tuple[str, str]:
-    """For the ``zfs receive`` that makes the dataset: then there is no moment without the mark."""
-    return "-o", f"{MARK}={backup_id}"
+def mark_flags(backup_id: str, *, mounts: bool) -> list[str]:
+    """For the ``zfs receive`` that makes the dataset: then there is no moment without the mark, and
+    none in which a reboot would mount what ``mounts``, a filesystem."""
+    hidden = ["-o", _HIDDEN] if mounts else []
+    return ["-o", f"{MARK}={backup_id}", *hidden]
 
 
 def mark(zfs: Zfs, dataset: str, backup_id: str) -> None:
@@ -103,6 +116,22 @@ def remove_mark(zfs: Zfs, dataset: str) -> None:
     """From now on the dataset is the user's. Raises ZfsError."""
     check_dataset_name(dataset)
     zfs.run("inherit", MARK, dataset)
+
+
+def hide(zfs: Zfs, datasets: Sequence[str]) -> None:
+    """Let nothing mount these filesystems, whatever is set on them or above them. ZfsError."""
+    for part in in_parts(datasets, len):
+        zfs.run("set", _HIDDEN, *part)
+
+
+def show(zfs: Zfs, dataset: str) -> None:
+    """What was hidden has zfs's default again, which mounts nothing now. Raises ZfsError.
+
+    Nothing else takes canmount's own value away (zfs-inherit(8): -S, for non-inheritable
+    properties, to the default); no stream of ours brings one.
+    """
+    check_dataset_name(dataset)
+    zfs.run("inherit", "-S", "canmount", dataset)
 
 
 def available(zfs: Zfs, dataset: str) -> int | None:

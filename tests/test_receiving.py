@@ -1,0 +1,41 @@
+"""How a stream is handed to ``zfs receive``; whole restores are in tests/lab."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from offsite import receiving
+from offsite.errors import UsageError
+from offsite.landing import Landing
+from offsite.zfs.command import Zfs
+from offsite.zfs.records import HEADER_SIZE
+
+ROOT = Landing(Zfs(command=("/bin/false",)), "tank")
+STREAM = bytes(range(256)) * 8
+
+
+@given(st.lists(st.integers(0, len(STREAM)), max_size=20).map(sorted))
+def test_a_pool_s_root_gets_the_end_of_its_stream_once_it_was_looked_at(cuts: list[int]) -> None:
+    """However the stream is cut into pieces: all but the END record is there by then."""
+    pieces = [memoryview(STREAM)[a:b] for a, b in pairwise([0, *cuts, len(STREAM)])]
+    came, before = bytearray(), list[int]()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(receiving, "_check_root", lambda _: before.append(len(came)))
+        for piece in receiving._end_held_back(pieces, ROOT):
+            came += piece
+    assert (bytes(came), before) == (STREAM, [len(STREAM) - HEADER_SIZE])
+
+
+def test_it_never_gets_it_if_something_was_put_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    def written(_: Landing) -> None:
+        raise UsageError("not empty any more")
+
+    monkeypatch.setattr(receiving, "_check_root", written)
+    pieces = receiving._end_held_back([memoryview(STREAM)], ROOT)
+    assert len(next(pieces)) + len(next(pieces)) == len(STREAM) - HEADER_SIZE
+    with pytest.raises(UsageError, match="not empty"):
+        next(pieces)
