@@ -38,9 +38,11 @@ need_programs() {
     command -v apt-get >/dev/null ||
         fail "missing here: ${missing[*]}" "install them with this system's package manager"
     say "Installing ${missing[*]} with apt (a minute or two)"
-    as_root apt-get -q -o DPkg::Lock::Timeout=300 update >/dev/null
-    as_root env DEBIAN_FRONTEND=noninteractive apt-get -q -y -o DPkg::Lock::Timeout=300 \
-        install --no-install-recommends "${missing[@]}" >/dev/null
+    as_root timeout -k 20 600 apt-get -q -o DPkg::Lock::Timeout=300 update >/dev/null ||
+        fail "apt-get update failed, or took more than 600 s" "its own words are above"
+    as_root timeout -k 20 900 env DEBIAN_FRONTEND=noninteractive apt-get -q -y \
+        -o DPkg::Lock::Timeout=300 install --no-install-recommends "${missing[@]}" >/dev/null ||
+        fail "apt-get install failed, or took more than 900 s" "its own words are above"
 }
 
 # find_python: print the newest Python from 3.11 on that can make a venv.
@@ -71,7 +73,9 @@ use_venv() {
         if [ ! -e "$cache/venv-$stamp/ready" ]; then
             say "Making a Python environment in $cache (a minute)"
             "$base" -m venv --clear "$cache/venv-$stamp"
-            "$python" -m pip -qq --disable-pip-version-check install --require-hashes -r "$root/$1"
+            timeout -k 20 900 "$python" -m pip -qq --disable-pip-version-check install \
+                --require-hashes -r "$root/$1" ||
+                fail "pip failed, or took more than 900 s" "its own words are above"
             touch "$cache/venv-$stamp/ready"
         fi
     ) 9>"$cache/venv.lock"
