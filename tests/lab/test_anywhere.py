@@ -32,8 +32,9 @@ def lean(world: World, pool: str) -> Iterator[str]:
     """A pool whose blocks have at most 128 KiB."""
     name = f"{pool}lean"
     try:
-        features = ("large_blocks", "large_microzap")  # the other one needs it
-        lacking = {f"feature@{feature}": "disabled" for feature in features}
+        known = world.machine.run("zpool", "get", "-Ho", "property", "all", pool).stdout.split()
+        features = ("feature@large_blocks", "feature@large_microzap")  # the other one needs it
+        lacking = {feature: "disabled" for feature in features if feature in known}
         world.machine.make_pool(name, 128 << 20, **lacking)
         yield name
     finally:
@@ -43,6 +44,8 @@ def lean(world: World, pool: str) -> Iterator[str]:
 @pytest.mark.parametrize("kind", SOURCES)
 def test_anywhere(world: World, pool: str, lean: str, kind: str) -> None:
     source, vault = f"{pool}/source", f"{pool}/vault"
+    if kind == "16M" and world.machine.version.startswith("2.1"):
+        pytest.skip("OpenZFS 2.1 makes no records of 16M without a module parameter")
     world.machine.script(f"{SOURCES[kind]} {source}; {LOCKED} {vault}")
     if "volume" in kind:
         write = f"dd if=/dev/urandom of={world.device(source)} bs=64k count=50 seek=7 conv=fsync"
