@@ -99,6 +99,17 @@ def test_what_a_provider_lost_is_given_to_it_again(home: Home, tmp_path: Path, n
     assert "does not have all" not in home.offsite(*backup).stderr
 
 
+def test_a_new_snapshot_of_a_name_that_is_taken(home: Home) -> None:
+    """Every night's cron job would succeed, and nothing of the day be backed up."""
+    taken = "WARNING: tank/photos@monday was there before, and is backed up: --as makes nothing new"
+    new = ("--backup", DATASET, "--as", "@monday")
+    first = home.offsite(*new, "--provider", "one")
+    assert (first.status, taken in first.stderr) == (0, False), first  # it was not backed up yet
+    again = home.offsite(*new)
+    assert (again.status, taken in again.stderr) == (0, True), again
+    assert "was there before" not in home.offsite("--backup", MONDAY).stderr
+
+
 def test_what_is_damaged_everywhere_is_given_to_nobody(home: Home, tmp_path: Path) -> None:
     home.offsite("--backup", MONDAY, "--provider", "one")
     chunk = next(path for path in files(tmp_path / "one") if path.name.startswith("chunk-"))

@@ -49,6 +49,17 @@ def choose(
     return _source(zfs, snapshot, names.snapshot, made=there is None)
 
 
+def tell_if_taken(member: Member, known: Standing, source: Source) -> None:
+    """A warning where --as names what was there before and is backed up: cron would find every day
+    that all is well, and nothing would be backed up."""
+    first = member.set is None or member.set.root == member.dataset.name
+    if member.wish.anew and first and known.copies(source.snapshot, source.label):
+        member.progress.warning(
+            f"{source.snapshot.full_name} was there before, and is backed up: --as makes nothing"
+            " new under a name that is taken"
+        )
+
+
 def check_may_be_made(member: Member, snapshot: str) -> None:
     """Raise ZfsError if it was made with the others of its set, perhaps days ago, and is gone; and
     UsageError if no such base can be meant: no snapshot is left behind for a typing error."""

@@ -28,8 +28,10 @@ IN_FLIGHT = 4  # requests at a time to each provider; the budget counts with so 
 
 @dataclass(frozen=True)
 class Wish:
-    """What the user wants of every dataset. ``base`` with @ or #; the rest are options' names."""
+    """What the user wants of every dataset. ``base`` with @ or #; ``anew``: a snapshot that is not
+    there yet (--as); the rest are options' names."""
 
+    anew: bool = False
     restart: bool = False
     full: bool = False
     base: str | None = None

@@ -121,6 +121,7 @@ def back_up(
         known = perform_before(before, those)
     may_be_made = partial(choosing.check_may_be_made, member)
     source = choosing.choose(member.zfs, known, member.names, progress, may_be_made)
+    choosing.tell_if_taken(member, known, source)
     source = replace(source, given=member.named, made=source.made or member.fresh)
     if member.wish.intermediate:
         for before, those in choosing.between(member, known, source, left):

@@ -8,7 +8,7 @@ from datetime import datetime
 
 from msgspec import UnsetType
 
-from offsite import alike, chain
+from offsite import alike, chain, figures
 from offsite.alike import Alike
 from offsite.catalog import Backup
 from offsite.errors import UsageError
@@ -117,8 +117,27 @@ def _latest(known: _Known) -> Tree:
             f" only {_count(one, known)} of {one.members} datasets"
             for one in sets[: sets.index(facts)]
         )
-        return Tree(known.root, tree.members, (*skipped, *tree.warnings))
+        newer = _newer(tree, sets[: sets.index(facts)], known)
+        return Tree(known.root, tree.members, (*skipped, *newer, *tree.warnings))
     return _newest_of_each(known.there, known.root)
+
+
+def _newer(tree: Tree, skipped: Sequence[SetFacts], known: _Known) -> tuple[str, ...]:
+    """A warning, if parts were backed up by themselves since: whoever asks for the newest means
+    these, too."""
+    moment = max(one.manifest.head.snapshot.created for one in tree.members)
+    alone = [one for one in known.there if not any(_is_of(one, facts) for facts in skipped)]
+    newer = [one for one in _newest(alone) if one.manifest.head.snapshot.created > moment]
+    if not newer:
+        return ()
+    head, more = newer[0].manifest.head, figures.count(len(newer) - 1, "more dataset")
+    since = figures.local_time(moment, zone=True)
+    warning = (
+        f"of {head.dataset.name}{f' and {more}' if len(newer) > 1 else ''} there is a newer backup"
+        f" (@{head.snapshot.name}) than of all of {known.root}, which is of {since}: restore that"
+        " by itself"
+    )
+    return (warning,)
 
 
 def _label(facts: SetFacts, known: _Known) -> str:

@@ -125,6 +125,7 @@ def _backup(settings: Config, command: Backup, output: Output, shown: Display) -
         providers=command.providers,
         dry_run=command.dry_run,
         wish=Wish(
+            anew=command.anew,
             restart=command.restart,
             full=command.full,
             base=command.base,

@@ -13,7 +13,8 @@ from offsite.properties import Which
 class Backup:
     """``snapshot`` without its @, ``base`` with its @ or #.
 
-    ``bare``: the verb was guessed. ``recursive``: None if the user did not say.
+    ``bare``: the verb was guessed. ``recursive``: None if the user did not say. ``anew``: the
+    snapshot is one that is not there yet.
     """
 
     dataset: str
@@ -28,6 +29,7 @@ class Backup:
     recursive: bool | None = None
     exclude: tuple[str, ...] = ()
     jobs: int | None = None
+    anew: bool = False
 
 
 @dataclass(frozen=True)

@@ -115,6 +115,7 @@ def add_backup(parser: argparse.ArgumentParser) -> Callable[[argparse.Namespace]
         return Backup(
             dataset=dataset,
             snapshot=snapshot if given.alias is None else _snapshot_of(given.alias),
+            anew=given.alias is not None,
             providers=_joined(given.provider),
             dry_run=given.dry_run,
             restart=given.restart,
