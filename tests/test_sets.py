@@ -153,6 +153,14 @@ class Pool:
                 if path.startswith(f"{folder}chunk-"):
                     store.objects[path] = bytes(len(body))
 
+    def lose(self, dataset: str) -> None:
+        """The chunks of its backup are nowhere any more."""
+        folder = f"offsite/backups/{self.rows()[dataset]['id']}/"
+        for store in self.stores.values():
+            for path in [*store.objects]:
+                if path.startswith(f"{folder}chunk-"):
+                    del store.objects[path]
+
     def rows(self) -> dict[str, dict[str, Any]]:
         """What --list tells, by dataset."""
         rows = self.home.offsite("--list", "--json").json["backups"]
@@ -439,6 +447,21 @@ def test_what_is_below_a_dataset_that_is_lost(pool: Pool) -> None:
     targets = [one["target"] for one in ran.json["restores"]]
     assert targets == ["tank/new", "tank/new/a/x", "tank/new/b"]
     assert "An empty dataset stands for tank/new/a, which cannot be restored" in ran.stderr
+
+
+def test_what_stands_for_a_lost_dataset_is_no_obstacle(pool: Pool) -> None:
+    """To the same command, the next day; but what the user has there by that name is."""
+    pool.has("tank", "tank/a", "tank/a/x", "tank/b")
+    pool.backup("tank@s")
+    pool.lose("tank/a")
+    for _ in range(2):
+        told = pool.restore("tank", status=3).json
+        assert told["failed"].keys() == {"tank/new/a"}
+        targets = [one["target"] for one in told["restores"]]
+        assert targets == ["tank/new", "tank/new/a/x", "tank/new/b"]
+    with (pool.folder / "made").open("a") as made:
+        made.write("tank/new/a@mine\t4711\t9001\t1768651200\n")
+    assert "tank/new/a exists; it was not" in pool.restore("tank", status=2).json["error"]
 
 
 def test_nothing_comes_back(pool: Pool) -> None:

@@ -202,6 +202,8 @@ def _look_at_all(work: _Work) -> None:
                 need += fits.need(left)
                 fresh += recovery.fresh(left)
         except (IntegrityError, ProviderError) as error:
+            if found[target].snapshots:  # not what stands for it since an earlier run
+                _check_free(work, found[target], backup)
             work.lost[target] = error
             work.progress.warning(f"{target} cannot be restored: {error}")
     recovery.check_fits(root, need, fresh, work.progress)
@@ -367,8 +369,10 @@ def _make_parent(work: _Work, target: str) -> None:
     if work.request.dry_run:
         return
     there = landing.look(work.zfs, parent)
-    if why is not None and not there.snapshots:  # what came of it will never be whole
+    if why is not None and there.mark and not there.snapshots:  # it will never be whole
         there = discard.drop_partial(there)
+    if there.partial and not there.snapshots:
+        raise OffsiteError(f"its parent {parent} is not restored")
     if there.exists or there.blank:
         return
     _make_parent(work, parent)
