@@ -59,7 +59,7 @@ def restore_of(dataset: str = "tank/a", **changes: Any) -> Restore:
 
 
 FULL_BACKUP = Options(
-    backup_of(snapshot="mon", providers="bb,scw", dry_run=True),
+    backup_of(snapshot="mon", providers="bb,scw", dry_run=True, anew=True),
     Output(verbose=True, json=True),
 )
 FULL_RESTORE = Options(

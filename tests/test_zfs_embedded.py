@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pytest
 import zstandard
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from offsite.errors import ZfsError
@@ -93,18 +93,23 @@ def literals(data: bytes) -> bytes:
     return len(packed).to_bytes(4, "big") + packed
 
 
+def zeros(count: int) -> bytes:
+    """The payload of a block of so many, as zstd makes it."""
+    parameters = zstandard.ZstdCompressionParameters(format=zstandard.FORMAT_ZSTD1_MAGICLESS)
+    packed = zstandard.ZstdCompressor(compression_params=parameters).compress(bytes(count))
+    return len(packed).to_bytes(4, "big") + bytes(4) + packed
+
+
 @pytest.mark.parametrize(
     ("features", "sizes"),
-    [(Feature.LARGE_BLOCKS, [300_000]), (Feature(0), [131072, 131072, 37856])],
+    [(Feature.LARGE_BLOCKS, [300_032]), (Feature(0), [131072, 131072, 37888])],
 )
 def test_a_large_block_is_cut_where_the_stream_has_none(
     features: Feature, sizes: list[int]
 ) -> None:
-    parameters = zstandard.ZstdCompressionParameters(format=zstandard.FORMAT_ZSTD1_MAGICLESS)
-    packed = zstandard.ZstdCompressor(compression_params=parameters).compress(bytes(300_000))
-    payload = len(packed).to_bytes(4, "big") + bytes(4) + packed
+    payload = zeros(300_032)
     block = WriteEmbedded(
-        object=5, length=300_000, lsize=300_000, psize=len(payload), compression=ZSTD, toguid=7
+        object=5, length=300_032, lsize=300_032, psize=len(payload), compression=ZSTD, toguid=7
     )
     found = list(writes(undone(made(block, payload, features))))
     assert [one.offset for one, _ in found] == [sum(sizes[:at]) for at in range(len(sizes))]
@@ -117,16 +122,17 @@ def test_a_large_block_is_cut_where_the_stream_has_none(
     [
         ({"compression": 4}, "compression 4"),
         ({"etype": 2}, "type 2"),
-        ({"lsize": 11}, "12 bytes instead of 11"),
-        ({"lsize": 13}, "12 bytes instead of 13"),
+        ({"lsize": 512}, "513 bytes instead of 512"),
+        ({"lsize": 1536}, "1024 bytes instead of 1536"),
+        ({"lsize": 1025}, ": 1025 bytes"),  # no whole sectors
         ({"lsize": (16 << 20) + 1}, "16777217 bytes"),
         ({"object": 6}, "its object was not announced"),
     ],
 )
 def test_what_is_damaged_is_refused(change: dict[str, int], why: str) -> None:
-    payload = literals(b"0123456789ab")
+    payload = zeros(1024)
     block = WriteEmbedded(
-        object=5, length=12, lsize=12, psize=len(payload), compression=LZ4, toguid=7
+        object=5, length=1024, lsize=1024, psize=len(payload), compression=ZSTD, toguid=7
     )
     with pytest.raises(ZfsError, match=why):
         undone(made(replace(block, **change), payload, Feature.LARGE_BLOCKS))
@@ -142,6 +148,7 @@ def test_a_frame_that_claims_a_terabyte_costs_nothing() -> None:
 
 
 @given(st.binary(max_size=112), st.sampled_from([2, 3, 5, 14, 15, 16]), st.integers(0, 200_000))
+@example(b"\0", 2, 1)
 def test_any_payload_is_a_block_or_refused(payload: bytes, compression: int, size: int) -> None:
     block = WriteEmbedded(object=5, lsize=size, psize=len(payload), compression=compression)
     try:

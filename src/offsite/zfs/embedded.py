@@ -25,6 +25,7 @@ _SPILL_FROM = 1 << 63  # DMU_SPILL_BLKID is all ones: its offset is near 2^64
 _NO_CHECKSUM = 2  # ZIO_CHECKSUM_OFF, as dmu_dump_write says of an embedded block
 _BATCH = 1 << 20  # bytes: headers are not passed on one by one
 _DATA = 0  # BP_EMBEDDED_TYPE_DATA
+_SECTOR = 512  # SPA_MINBLOCKSIZE: of such is every block of a file
 
 _LZJB_LENGTH_BITS, _LZJB_SHORTEST = 6, 3  # MATCH_BITS, MATCH_MIN in module/zfs/lzjb.c
 _LZ4_SHORTEST, _LZ4_MORE, _LZ4_STILL_MORE = 4, 15, 255  # MINMATCH in module/zfs/lz4.c
@@ -90,7 +91,7 @@ def _block(record: WriteEmbedded, payload: bytes) -> bytes:
     decompress = _DECOMPRESS.get(record.compression)
     if record.etype != _DATA or decompress is None:
         raise _refused(record, f"type {record.etype}, compression {record.compression}")
-    if record.lsize > BLOCK_LIMIT:
+    if record.lsize > BLOCK_LIMIT or record.lsize % _SECTOR:
         raise _refused(record, f"{record.lsize} bytes")
     try:
         block = decompress(payload[: record.psize], record.lsize)
@@ -111,7 +112,7 @@ def _as_it_is(data: bytes, size: int) -> bytes:
 
 
 def _gzip(data: bytes, size: int) -> bytes:
-    return zlib.decompressobj().decompress(data, size)
+    return zlib.decompressobj().decompress(data, size + 1)
 
 
 def _lz4(data: bytes, size: int) -> bytes:
@@ -191,7 +192,7 @@ def _zstd(data: bytes, size: int) -> bytes:
     )
     try:
         with opener.stream_reader(frame) as reader:
-            return reader.read(size)
+            return reader.read(size + 1)  # one that is longer is not what it says
     except zstandard.ZstdError as error:
         raise ValueError(str(error)) from None
 
