@@ -147,19 +147,19 @@ class Pool:
 
     def spoil(self, dataset: str) -> None:
         """Damage the chunks of its backup everywhere."""
-        folder = f"offsite/backups/{self.rows()[dataset]['id']}/"
-        for store in self.stores.values():
-            for path, body in store.objects.items():
-                if path.startswith(f"{folder}chunk-"):
-                    store.objects[path] = bytes(len(body))
+        for objects, path in self.chunks(dataset):
+            objects[path] = bytes(len(objects[path]))
 
     def lose(self, dataset: str) -> None:
         """The chunks of its backup are nowhere any more."""
-        folder = f"offsite/backups/{self.rows()[dataset]['id']}/"
-        for store in self.stores.values():
-            for path in [*store.objects]:
-                if path.startswith(f"{folder}chunk-"):
-                    del store.objects[path]
+        for objects, path in self.chunks(dataset):
+            del objects[path]
+
+    def chunks(self, dataset: str) -> list[tuple[dict[str, bytes], str]]:
+        """The objects of each provider, and the path of one that is a chunk of its backup."""
+        start = f"offsite/backups/{self.rows()[dataset]['id']}/chunk-"
+        stores = [store.objects for store in self.stores.values()]
+        return [(objects, path) for objects in stores for path in objects if path.startswith(start)]
 
     def rows(self) -> dict[str, dict[str, Any]]:
         """What --list tells, by dataset."""

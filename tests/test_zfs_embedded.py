@@ -138,6 +138,14 @@ def test_what_is_damaged_is_refused(change: dict[str, int], why: str) -> None:
         undone(made(replace(block, **change), payload, Feature.LARGE_BLOCKS))
 
 
+@pytest.mark.parametrize("size", [0, 512])
+def test_a_block_of_another_length_than_it_says_is_refused(size: int) -> None:
+    payload = literals(b"0123456789ab")
+    block = WriteEmbedded(object=5, lsize=size, psize=len(payload), compression=LZ4)
+    with pytest.raises(ZfsError, match=f"12 bytes instead of {size}"):
+        undone(made(block, payload, Feature(0)))
+
+
 def test_a_frame_that_claims_a_terabyte_costs_nothing() -> None:
     """Nobody signed such a stream; single segment, content size of 8 bytes (RFC 8878, 3.1.1.1)."""
     frame = bytes([0b1110_0000]) + (1 << 40).to_bytes(8, "little") + b"\1\0\0"
