@@ -124,11 +124,13 @@ tests() {
     phase "$name" "$limit" env "OFFSITE_TOTALS=$work/totals" script/pytest "$@" || :
 }
 
-# end_phases: tell what took how long, then the totals in one line; exit 1 if a phase failed.
+# end_phases: tell what took how long, what failed, and the totals in one line; exit 1 if a phase
+# failed.
 end_phases() {
     say "What took how long ($SECONDS s)"
     printf '%s\n' "${phases[@]}"
-    awk '{ passed += $1; failed += $2; skipped += $3; rerun += $4 }
+    awk '/^FAILED / { print; next }
+        { passed += $1; failed += $2; skipped += $3; rerun += $4 }
         END {
             printf "totals: %d passed, %d failed, %d skipped", passed, failed, skipped
             if (rerun) printf ", %d rerun", rerun

@@ -48,7 +48,7 @@ def short_path() -> Iterator[Path]:
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """Add this run's passed, failed, skipped and rerun tests to what script/test sums up."""
+    """Add this run's counts, and the names of what failed, to what script/test sums up."""
     totals = os.environ.get("OFFSITE_TOTALS")
     if totals is None or hasattr(terminalreporter.config, "workerinput"):
         return  # a worker of pytest-xdist: the one who gathers the results tells
@@ -59,3 +59,7 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     passed, failed, errors, skipped, rerun = counts
     with Path(totals).open("a") as out:
         print(passed, failed + errors, skipped, rerun, file=out)
+        for report in [*stats.get("failed", []), *stats.get("error", [])]:
+            crash = getattr(report.longrepr, "reprcrash", None)
+            why = crash.message.splitlines()[0] if crash is not None and crash.message else "?"
+            print("FAILED", report.nodeid, "-", why, file=out)

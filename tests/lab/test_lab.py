@@ -136,7 +136,12 @@ def test_a_test_that_lost_its_guest_runs_once_more(version: str, tmp_path: Path)
     ran = subprocess.run(
         words, env=os.environ | told, check=False, cwd=ROOT, capture_output=True, timeout=120
     )
-    assert totals.read_text() == "4 2 0 4\n", ran.stdout.decode()  # passed, failed, skipped, rerun
+    counts, *failed = totals.read_text().splitlines()
+    assert counts == "4 2 0 4", ran.stdout.decode()  # passed, failed, skipped, rerun
+    assert [line.split(" - ")[0] for line in failed] == [
+        "FAILED tests/lab/wedged.py::test_died",
+        "FAILED tests/lab/wedged.py::test_failed",
+    ]
     assert ran.returncode == 1
 
 
