@@ -28,7 +28,7 @@ from offsite.catalog import Catalog
 from offsite.errors import OffsiteError
 from offsite.indexes import IndexWriter
 from offsite.journal import Journal
-from offsite.keys import Signer
+from offsite.keys import Signer, Trust
 from offsite.links import Wanted
 from offsite.manifest import (
     DatasetFacts,
@@ -78,7 +78,10 @@ class Keys:
         return Author(Recipients((ours,)), Recipients((ours, self.catalog.recipient)), self.signing)
 
     def keyring(self, *accepted: str) -> Keyring:
-        return Keyring(Identities((self.identity,)), (Signer(self.public, "nas"),), accepted)
+        return Keyring(Identities((self.identity,)), self.trust(*accepted))
+
+    def trust(self, *accepted: str) -> Trust:
+        return Trust((Signer(self.public, "nas"),), accepted=accepted)
 
 
 @dataclass

@@ -510,7 +510,7 @@ def test_the_wrong_identity_sees_that_something_is_there(bucket: MemoryRemote) -
 
 
 def test_the_catalog_key_lists_but_does_not_restore(bucket: MemoryRemote) -> None:
-    keyring = Keyring(Identities((KEYS.catalog,)), KEYS.keyring().signers)
+    keyring = Keyring(Identities((KEYS.catalog,)), KEYS.trust())
     assert statuses(bucket, keyring=keyring) == {MONDAY: "complete", TUESDAY: "complete"}
     made = repo.attempt([bucket], keyring, "monday")
     check_refused(made, "no identity|opens", NoKeyError)

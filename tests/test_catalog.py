@@ -11,6 +11,7 @@ from offsite import catalog, legacy, listing, repository, sshsig
 from offsite.cache import Shelf
 from offsite.catalog import Backup, Catalog
 from offsite.errors import ProviderError, StoppedError
+from offsite.keys import Trust
 from offsite.progress import Silent
 from offsite.remote import Entry, Remote
 from offsite.repository import Keyring, chunk_name, index_name, object_path
@@ -221,7 +222,7 @@ def test_what_was_kept_is_not_believed(saved: dict[str, bytes], tmp_path: Path) 
     (tmp_path / IDS[0]).write_bytes((tmp_path / IDS[1]).read_bytes())  # signed, but of another
     (tmp_path / IDS[1]).write_bytes(b"no manifest")
     assert shelved(one, tmp_path) == known
-    stranger = Keyring(KEYS.keyring().identities, ())
+    stranger = Keyring(KEYS.keyring().identities, Trust())
     assert [backup.status for backup in shelved(one, tmp_path, stranger).backups] == [
         "untrusted", "untrusted",
     ]  # fmt: skip

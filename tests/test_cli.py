@@ -222,6 +222,7 @@ def test_keys_for_programs(home: Path, capfd: pytest.CaptureFixture[str]) -> Non
     before = shown()
     assert {*before} == {
         *("age recipients", "age identity", "catalog key", "signing key", "allowed signers"),
+        "vouchers for the signing key",
     }
     assert {tuple(key["public"]) for key in before.values()} == {()}
     told("keys", "init")
@@ -231,6 +232,8 @@ def test_keys_for_programs(home: Path, capfd: pytest.CaptureFixture[str]) -> Non
     assert keys["age identity"]["public"] == keys["age recipients"]["public"]
     assert keys["age identity"]["public"][0] in identity.read_text()
     assert keys["signing key"]["public"][1].startswith("SHA256:")
+    assert keys["vouchers for the signing key"]["public"] == keys["age identity"]["public"]
+    assert told("keys", "vouch")["keys"][0]["created"] is False
 
     proven = told("keys", "check")["proven"]
     assert len(proven) == 4

@@ -26,7 +26,10 @@ from offsite import age, keys, sshsig
 from offsite.config import Config, load
 from offsite.errors import KeysError, OffsiteError
 from offsite.keys import files, signers
+from offsite.keys.load import vouchers_file
 from tests.programs import needs
+
+VOUCHERS = "vouchers for the signing key"
 
 
 @pytest.fixture
@@ -58,7 +61,7 @@ def snapshot(folder: Path) -> dict[Path, tuple[int, bytes]]:
 
 def test_initialise_makes_everything(config: Config) -> None:
     done = keys.initialise(config)
-    assert [item.created for item in done] == [True] * 6
+    assert [item.created for item in done] == [True] * 7
     for item in done:
         private = item.kind in {"age identity", "catalog key", "signing key"}
         assert stat.S_IMODE(item.path.stat().st_mode) == (0o600 if private else 0o644)
@@ -100,20 +103,14 @@ def test_stock_tools_read_what_we_make(config: Config, tmp_path: Path) -> None:
     assert "Good" in out(*argv, "-n", "offsite-index", "-s", tmp_path / "sig", stdin=b"data")
 
 
-def test_the_identity_alone_names_the_signer(config: Config) -> None:
-    keys.initialise(config)
-    trusted = keys.load_signers(config)
-    config.allowed_signers_file.unlink()
-    assert [signer.public for signer in keys.load_signers(config)] == [trusted[0].public]
-    assert keys.load_signers(config) == trusted
-
-
 def test_recipients_without_identity_are_enough(config: Config) -> None:
     config.recipients_file.parent.mkdir(parents=True)
     config.recipients_file.write_text(age.generate_identity().recipient)
     done = {item.kind: item for item in keys.initialise(config)}
     assert not config.identity_file.exists()
     assert "restore" in done["age identity"].note
+    assert "offsite keys vouch, with the identity at hand" in done[VOUCHERS].note
+    assert str(config.allowed_signers_file) in done[VOUCHERS].note
     assert "needed to restore" in "\n".join(keys.check(config))
     with pytest.raises(KeysError, match="no such key file"):
         keys.load_identities(config)
@@ -126,7 +123,7 @@ def test_an_existing_identity_is_kept_and_its_recipients_derived(config: Config)
     config.identity_file.chmod(0o600)
     done = {item.kind: item for item in keys.initialise(config)}
     assert config.identity_file.read_text() == identity.secret_line()
-    assert str(config.allowed_signers_file) in done["age identity"].note
+    assert done[VOUCHERS].created
     assert keys.load_recipients(config).lines == (identity.recipient,)
     keys.check(config)
 
@@ -140,13 +137,17 @@ def test_an_ssh_identity_does_not_tell_its_recipients(config: Config) -> None:
         keys.initialise(config)
     config.recipients_file.unlink(missing_ok=True)
     shutil.copy(f"{config.identity_file}.pub", config.recipients_file)
-    keys.initialise(config)
+    done = {item.kind: item for item in keys.initialise(config)}
+    assert str(config.allowed_signers_file) in done[VOUCHERS].note
     keys.check(config)
+    with pytest.raises(KeysError, match=r"only X25519 identities .* can vouch"):
+        keys.vouch(config)
     subprocess.run(
         ["ssh-keygen", "-q", "-p", "-N", "secret", "-f", *argv[-1:]], check=True, timeout=300
     )
     with pytest.raises(KeysError, match="passphrase"):
         keys.load_identities(config)
+    assert not [item for item in keys.initialise(config) if item.created]
 
 
 def test_another_hosts_allowed_signers_are_extended(config: Config) -> None:
@@ -156,8 +157,7 @@ def test_another_hosts_allowed_signers_are_extended(config: Config) -> None:
     config.allowed_signers_file.chmod(0o640)
     done = {item.kind: item for item in keys.initialise(config)}
     assert "added" in done["allowed signers"].note
-    assert keys.load_signers(config)[0].label == "other"
-    assert len(keys.load_signers(config)) == 2
+    assert [signer.label == "other" for signer in keys.load_trust(config).allowed] == [True, False]
     assert stat.S_IMODE(config.allowed_signers_file.stat().st_mode) == 0o640
 
 
@@ -257,7 +257,7 @@ def test_folders_we_may_not_look_into(config: Config, request: pytest.FixtureReq
     if os.geteuid() == 0:
         request.addfinalizer(lambda: os.seteuid(0))
         os.seteuid(54321)  # root may look into everything
-    for use in (*LOADERS.values(), keys.load_recipients, keys.load_signers, keys.show):
+    for use in (*LOADERS.values(), keys.load_recipients, keys.load_trust, keys.show):
         with pytest.raises(KeysError, match="cannot read"):
             use(config)
 
@@ -375,18 +375,18 @@ def test_no_signer_line_fails_otherwise(text: str) -> None:
         with contextlib.suppress(KeysError):
             list(signers.parse_allowed(line, "FILE"))
         with contextlib.suppress(KeysError):
-            list(signers.parse_comments(f"# offsite-signer: {line}", "FILE"))
+            list(signers.parse_revoked(line, "FILE"))
 
 
 @pytest.mark.parametrize("before", ["\ufeff", "\ufeff \r\n"])
 def test_files_with_a_byte_order_mark(config: Config, before: str) -> None:
     keys.initialise(config)
-    load_all = (
+    load_all: tuple[Callable[[Config], object], ...] = (
         keys.load_recipients,
         keys.load_identities,
         keys.load_catalog,
         keys.load_signing_key,
-        keys.load_signers,
+        keys.load_trust,
     )
     plain = [load_one(config) for load_one in load_all]
     for path in (
@@ -432,8 +432,8 @@ from offsite.config import load
 from offsite.errors import OffsiteError
 config = load({{"HOME": sys.argv[1], "RCLONE_REMOTE": "remote:bucket"}})
 try:
-    print("OPENED", keys.load_identities(config).native, len(keys.load_signers(config)))
-    print("AGAIN", keys.load_identities(config).native, len(keys.load_signers(config)))
+    print("OPENED", keys.load_identities(config).native, len(keys.load_trust(config).vouching))
+    print("AGAIN", keys.load_identities(config).native, len(keys.load_trust(config).vouching))
 except OffsiteError as error:
     print("REFUSED", error, error.hint)
 """
@@ -453,7 +453,9 @@ def locked(config: Config, tmp_path: Path) -> Config:
     return config
 
 
-def test_the_passphrase_is_asked_once(locked: Config) -> None:
+@pytest.mark.parametrize("allowed", ["", f"offsite {PUBLIC} nas"])
+def test_the_passphrase_is_asked_once(locked: Config, allowed: str) -> None:
+    locked.allowed_signers_file.write_text(allowed)
     home = str(locked.identity_file.parents[2])
     recipient = locked.recipients_file.read_text().strip()
     status, output = on_terminal([sys.executable, "-c", SCRIPT, home], [b"correct horse"])
@@ -497,6 +499,19 @@ def test_the_output_goes_elsewhere(locked: Config) -> None:
 def test_show_and_init_do_not_ask(locked: Config) -> None:
     shown = {item.kind: item.public for item in keys.show(locked)}
     assert shown["age identity"] == ("protected by a passphrase",)
+    vouchers_file(locked).unlink()
     done = {item.kind: item for item in keys.initialise(locked)}
-    assert str(locked.allowed_signers_file) in done["age identity"].note
-    assert len(keys.load_signers(locked)) == 1  # not asked: the new allowed_signers file knows one
+    assert str(locked.allowed_signers_file) in done[VOUCHERS].note
+    trust = keys.load_trust(locked)  # not asked: the new allowed_signers file knows one
+    assert (len(trust.allowed), trust.vouching) == (1, ())
+
+
+def test_vouching_asks(locked: Config) -> None:
+    before = vouchers_file(locked).read_text()
+    vouchers_file(locked).unlink()
+    home = str(locked.identity_file.parents[2])
+    script = SCRIPT.replace("try:\n", "try:\n    keys.vouch(config)\n")
+    status, output = on_terminal([sys.executable, "-c", script, home], [b"correct horse"])
+    assert status == 0, output
+    assert output.count("passphrase") == 1
+    assert vouchers_file(locked).read_text() == before

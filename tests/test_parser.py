@@ -101,6 +101,7 @@ FULL_RESTORE = Options(
         ("list --host nas --provider all", Options(List(None, "all", "nas"), Output())),
         ("--json --list --provider bb", Options(List(None, "bb", None), Output(json=True))),
         ("keys init", Options(Keys("init"), Output())),
+        ("keys vouch", Options(Keys("vouch"), Output())),
         ("-v keys check", Options(Keys("check"), Output(verbose=True))),
         # Pools may be called like verbs.
         ("--backup list", Options(backup_of("list"), Output())),
@@ -175,8 +176,8 @@ def test_any_line_is_understood_or_refused(line: list[str]) -> None:
         ("--restore a --to-file x --properties all", "--to-file and --properties exclude", ""),
         ("--restore a --properties some", "argument --properties: invalid choice: 'some'", ""),
         ("--restore a --to-file x --update", "--to-file and --update exclude each other", ""),
-        ("keys", "keys: what?", "init, show or check"),
-        ("keys inti", "unknown: keys inti", "init, show or check"),
+        ("keys", "keys: what?", "init, vouch, show or check"),
+        ("keys inti", "unknown: keys inti", "init, vouch, show or check"),
         ("-b a -q -v", "--quiet and --verbose exclude each other", ""),
         ("-b a --full --base @x", "--full and --base exclude each other", ""),
         ("-b a --full --intermediate", "--full and --intermediate exclude each other", ""),

@@ -19,6 +19,7 @@ from lab.world import recipe
 from offsite import age, manifest, repository, seal, sshsig
 from offsite.age import Identities
 from offsite.errors import IntegrityError, NoKeyError
+from offsite.keys import Trust
 from offsite.keys.signers import parse_allowed
 from offsite.manifest import Index, Manifest
 from offsite.repository import Keyring
@@ -48,7 +49,7 @@ def identities(name: str) -> Identities:
 
 def keyring(key: str = "identity.txt") -> Keyring:
     signers = parse_allowed((FOLDER / "keys/allowed_signers").read_text(), "allowed_signers")
-    return Keyring(identities(key), tuple(signers))
+    return Keyring(identities(key), Trust(tuple(signers)))
 
 
 def attempt(remote: MemoryRemote, key: str = "identity.txt") -> repo.Attempt:

@@ -10,7 +10,7 @@ from concurrent.futures import wait
 from contextlib import ExitStack, contextmanager
 from typing import Literal
 
-from offsite import budget, keys
+from offsite import budget, keys, sshsig
 from offsite.age import Identities, Recipients
 from offsite.config import Config, Provider
 from offsite.errors import ConfigError, ProviderError
@@ -49,7 +49,9 @@ def author(config: Config) -> Author:
     """The public and signing keys a backup needs. Raises KeysError if any is missing."""
     recipients = keys.load_recipients(config)
     documents = Recipients((*recipients.lines, keys.catalog_recipient(config)))
-    return Author(recipients, documents, keys.load_signing_key(config))
+    signing_key = keys.load_signing_key(config)
+    vouchers = keys.load_vouchers(config, sshsig.public_line(signing_key))
+    return Author(recipients, documents, signing_key, tuple(one.mac for one in vouchers))
 
 
 def catalog_keyring(config: Config) -> Keyring:
@@ -60,10 +62,10 @@ def catalog_keyring(config: Config) -> Keyring:
     """
     catalog = keys.load_catalog(config)
     if catalog is None:
-        return Keyring(keys.load_identities(config), keys.load_signers(config))
+        return Keyring(keys.load_identities(config), keys.load_trust(config))
     if keys.identity_at_hand(config):
         catalog = Identities.of(catalog, keys.load_identities(config))
-    return Keyring(catalog, keys.load_signers(config))
+    return Keyring(catalog, keys.load_trust(config))
 
 
 @contextmanager

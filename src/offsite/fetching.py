@@ -45,7 +45,7 @@ def opened(
     """The providers that ``wanted`` names."""
     providers = chosen(config, wanted)
     identities = keys.load_identities(config)
-    keyring = Keyring(identities, keys.load_signers(config), wanted.trust)
+    keyring = Keyring(identities, keys.load_trust(config, wanted.trust))
     with (
         pipeline.opening(budget.share(config, len(providers)), identities, stop) as engine,
         connect.remotes(config, providers, stop, progress, patience(providers)) as (remotes, lost),

@@ -43,6 +43,7 @@ DatasetName = Annotated[
     str, Meta(pattern=rf"^[A-Za-z0-9][A-Za-z0-9_.: -]*(/{_PART})*\Z", max_length=255)
 ]
 SnapshotName = Annotated[str, Meta(pattern=rf"^{_PART}\Z", max_length=255)]
+Vouchers = Annotated[list[Sha256], Meta(min_length=1, max_length=64)]
 ObjectName = Annotated[str, Meta(pattern=r"^[a-z]{1,32}-[0-9]{5,8}(\.[a-z0-9]+)*\.age\Z")]
 
 
@@ -209,7 +210,7 @@ class Index(Struct, frozen=True, kw_only=True):
 
     ``features`` are those of the stream, known once it began (BEGIN's version shifted right by 2).
     ``previous`` is the SHA-256 of the stored index before: a continued backup may leave indexes
-    behind that are no longer part of it.
+    behind that are no longer part of it. ``vouchers``: of identities for the key that signed it.
     """
 
     format: Version
@@ -220,6 +221,7 @@ class Index(Struct, frozen=True, kw_only=True):
     features: Count | None = None
     previous: Sha256 | None = None
     receipts: list[Receipt] = []
+    vouchers: Vouchers | UnsetType = UNSET
 
 
 class IndexRef(Struct, frozen=True):
@@ -251,7 +253,8 @@ class SealedObject(Struct, frozen=True):
 class Manifest(Struct, frozen=True, kw_only=True):
     """The signed statement that a backup exists, and all one must know to restore it.
 
-    ``unchanged`` is written only by one of each set, if there is anything to tell.
+    ``unchanged`` is written only by one of each set, if there is anything to tell. ``vouchers``: of
+    identities for the key that signed it, as in an index.
     """
 
     format: Version
@@ -267,6 +270,7 @@ class Manifest(Struct, frozen=True, kw_only=True):
     set: Text | None = None
     unchanged: list[Unchanged] | UnsetType = UNSET
     previous: Sha256 | None = None
+    vouchers: Vouchers | UnsetType = UNSET
 
 
 class _Version(Struct):

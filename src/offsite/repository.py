@@ -16,13 +16,14 @@ from datetime import UTC, datetime
 from importlib import resources
 from typing import Generic
 
+import msgspec
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from offsite import manifest as documents
 from offsite import seal, sshsig
 from offsite.age import Identities, Recipients
 from offsite.errors import IntegrityError, ProviderError, StoppedError
-from offsite.keys import Signer
+from offsite.keys import Trust
 from offsite.manifest import Document, Index, IndexRef, Manifest, Receipt
 from offsite.mirror import put_bytes
 from offsite.remote import Remote
@@ -57,27 +58,23 @@ this text: read it before you run it, or take it from Offsite's own FORMAT.md.
 
 @dataclass(frozen=True)
 class Author:
-    """Whoever writes backups: chunks for the recipients, documents for the catalog key too."""
+    """Whoever writes backups: chunks for the recipients, documents for the catalog key too.
+
+    ``vouchers``: what identities vouch for the signing key with, 64 hex digits each.
+    """
 
     chunks: Recipients
     documents: Recipients
     signing_key: Ed25519PrivateKey
+    vouchers: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
 class Keyring:
-    """Whoever reads backups: keys that open documents, and the signers that are believed.
-
-    ``accepted`` holds fingerprints of signers that the user vouches for, this once.
-    """
+    """Whoever reads backups: keys that open documents, and whose signatures are believed."""
 
     identities: Identities
-    signers: tuple[Signer, ...]
-    accepted: tuple[str, ...] = ()
-
-    def trusts(self, public: str) -> bool:
-        known = any(signer.public == public for signer in self.signers)
-        return known or sshsig.fingerprint(public) in self.accepted
+    trust: Trust
 
 
 @dataclass(frozen=True)
@@ -112,6 +109,8 @@ def seal_document(document: Manifest | Index, author: Author) -> bytes:
 
     Raises IntegrityError rather than sign what no reader would accept.
     """
+    if author.vouchers:
+        document = msgspec.structs.replace(document, vouchers=list(author.vouchers))
     line = documents.encode(document)
     documents.check(line, document)
     signature = sshsig.sign(line, author.signing_key, _NAMESPACES[type(document)])
@@ -127,7 +126,8 @@ def open_document(sealed: bytes, kind: type[Document], keyring: Keyring) -> Sign
     except UnicodeDecodeError as error:
         raise IntegrityError("the signature is not ASCII") from error
     document = documents.decode(line, kind)
-    return Signed(document, signer, keyring.trusts(signer), hashlib.sha256(sealed).hexdigest())
+    trusted = keyring.trust.believes(signer, document.vouchers or ())
+    return Signed(document, signer, trusted, hashlib.sha256(sealed).hexdigest())
 
 
 def publish_format(remote: Remote) -> None:

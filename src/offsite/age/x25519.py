@@ -44,6 +44,10 @@ class Identity:
         """The ``AGE-SECRET-KEY-1…`` line of an identity file. Secret."""
         return bech32.encode(_IDENTITY, self.secret).upper()
 
+    def derived(self, purpose: bytes) -> bytes:
+        """Another secret, of 32 bytes, that tells nothing of this one. Secret."""
+        return derive(self.secret, b"", purpose)
+
     def __repr__(self) -> str:
         return f"Identity({self.recipient})"
 

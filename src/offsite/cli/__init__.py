@@ -202,8 +202,8 @@ def _list(settings: Config, command: List, output: Output, shown: Display) -> in
 
 
 def _keys(settings: Config, command: Keys, output: Output) -> int:
-    if command.action == "init":
-        made = keys.initialise(settings)
+    if command.action in {"init", "vouch"}:
+        made = keys.initialise(settings) if command.action == "init" else [keys.vouch(settings)]
         _print(report.keys_made(made), report.as_json({"keys": made}), output)
     elif command.action == "show":
         shown = keys.show(settings)

@@ -8,7 +8,7 @@ offsite: secure ZFS cloud backup. One command to any cloud, one command back.
   offsite --backup  DATASET[@SNAP] [--as @SNAP] [--provider NAME[,NAME...]|all]
   offsite --restore DATASET[@SNAP|@latest|@latest-full] [--as TARGET] [--provider NAME|auto]
   offsite --list    [DATASET] [--provider NAME|all] [--host NAME]
-  offsite keys      init|show|check
+  offsite keys      init|vouch|show|check
   offsite completions bash|zsh|fish
 
   Also: offsite backup ..., -b, -r, -l. A bare dataset is backed up, a bare DATASET@SNAP restored.
@@ -114,9 +114,11 @@ Needs the catalog key or the age identity.
 Exit status 3: some providers could not be read; 1: none could."""
 
 KEYS = """\
-offsite keys init|show|check [--json]
+offsite keys init|vouch|show|check [--json]
 
   init    make the keys that are missing; existing ones are kept
+  vouch   let the age identity, which must be here, vouch for this host's signing key: a restore
+          elsewhere then needs nothing but the identity. init does so too, but asks no passphrase
   show    the public keys, fingerprints and files
   check   prove that what is sealed here can be opened and verified with the keys that are here
 

@@ -68,7 +68,7 @@ class List:
 
 @dataclass(frozen=True)
 class Keys:
-    action: str  # "init", "show" or "check"
+    action: str  # "init", "vouch", "show" or "check"
 
 
 @dataclass(frozen=True)

@@ -213,13 +213,13 @@ def add_list(parser: argparse.ArgumentParser) -> Callable[[argparse.Namespace], 
 
 
 def add_keys(parser: argparse.ArgumentParser) -> Callable[[argparse.Namespace], Command]:
-    actions = ("init", "show", "check")
+    actions = ("init", "vouch", "show", "check")
     parser.add_argument("action", nargs="?", metavar="|".join(actions))
 
     def build(given: argparse.Namespace) -> Keys:
         if given.action not in actions:
             what = "keys: what?" if given.action is None else f"unknown: keys {given.action}"
-            raise UsageError(what, hint="offsite keys init, show or check")
+            raise UsageError(what, hint="offsite keys init, vouch, show or check")
         return Keys(given.action)
 
     return build

@@ -1,7 +1,7 @@
 """The keys of a host: made, loaded, proven to work.
 
 An age identity and its recipients, the catalog key that opens manifests and indexes on the host,
-the key that signs them, and the list of signers a restore trusts. A host that only backs up needs
+the key that signs them, and whose signatures a restore trusts. A host that only backs up needs
 no identity: it may live in a safe.
 """
 
@@ -11,17 +11,20 @@ from offsite.keys.load import (
     load_catalog,
     load_identities,
     load_recipients,
-    load_signers,
     load_signing_key,
+    load_trust,
+    load_vouchers,
 )
-from offsite.keys.make import KeyFile, initialise
+from offsite.keys.make import KeyFile, initialise, vouch
 from offsite.keys.proof import check
 from offsite.keys.show import show
 from offsite.keys.signers import Signer
+from offsite.keys.trust import Trust
 
 __all__ = [
     "KeyFile",
     "Signer",
+    "Trust",
     "catalog_recipient",
     "check",
     "identity_at_hand",
@@ -29,7 +32,9 @@ __all__ = [
     "load_catalog",
     "load_identities",
     "load_recipients",
-    "load_signers",
     "load_signing_key",
+    "load_trust",
+    "load_vouchers",
     "show",
+    "vouch",
 ]

@@ -11,11 +11,13 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import load_pem_private_key, load_ssh_private_key
 
 from offsite import age, process
-from offsite.age import Identities, Recipients
+from offsite.age import Identities, Identity, Recipients
 from offsite.config import Config
 from offsite.errors import KeysError
-from offsite.keys import files, signers
+from offsite.keys import files, signers, vouchers
 from offsite.keys.signers import Signer
+from offsite.keys.trust import Trust
+from offsite.keys.vouchers import Voucher
 
 _TERMINAL = "/dev/tty"
 # Identity files a passphrase has opened, by path and state; they exist in this process only.
@@ -45,6 +47,22 @@ def load_identities(config: Config) -> Identities:
             hint="name a copy without passphrase in AGE_PRIVATE_KEY_FILE",
         )
     return identities
+
+
+def native_identities(config: Config, *, ask: bool) -> tuple[Identity, ...]:
+    """The X25519 identities that are here: behind a passphrase only if it was asked, or ``ask``.
+
+    Raises KeysError.
+    """
+    path = config.identity_file
+    if not files.exists(path):
+        return ()
+    data = files.read_private(path)
+    locked = age.is_passphrase_protected(data)
+    if locked and not ask and _state(path) not in _unlocked:
+        return ()
+    text = _unlock(path) if locked else files.as_text(data, path)
+    return age.parse_identities(text, path).native
 
 
 def identity_at_hand(config: Config) -> bool:
@@ -90,24 +108,45 @@ def load_signing_key(config: Config) -> Ed25519PrivateKey:
     return key
 
 
-def load_signers(config: Config) -> tuple[Signer, ...]:
-    """Whose signatures a restore trusts; may be nobody.
+def load_trust(config: Config, accepted: tuple[str, ...] = ()) -> Trust:
+    """Whose signatures a restore trusts; may be nobody's.
 
-    From the allowed_signers file, and from the comments of the identity file. The latter is not
+    Those of the allowed_signers file, and those that the identity vouched for. The latter is not
     asked its passphrase for that if the former knows anyone. Raises KeysError.
     """
-    found: list[Signer] = []
-    allowed = config.allowed_signers_file
-    if files.exists(allowed):
-        found += signers.parse_allowed(files.read_public(allowed), str(allowed))
-    identity = config.identity_file
-    if files.exists(identity):
-        data = files.read_private(identity)
-        if not age.is_passphrase_protected(data):
-            found += signers.parse_comments(files.as_text(data, identity), str(identity))
-        elif not found or _state(identity) in _unlocked:
-            found += signers.parse_comments(_unlock(identity), str(identity))
-    return tuple({signer.public: signer for signer in reversed(found)}.values())[::-1]
+    allowed = load_allowed(config)
+    return Trust(allowed, native_identities(config, ask=not allowed), _revoked(config), accepted)
+
+
+def load_allowed(config: Config) -> tuple[Signer, ...]:
+    """The signers in the allowed_signers file, if there is one. Raises KeysError."""
+    path = config.allowed_signers_file
+    if not files.exists(path):
+        return ()
+    found = signers.parse_allowed(files.read_public(path), str(path))
+    return tuple({signer.public: signer for signer in found}.values())
+
+
+def load_vouchers(config: Config, key: str) -> tuple[Voucher, ...]:
+    """Those kept here for the signing key whose public line is ``key``. Raises KeysError."""
+    path = vouchers_file(config)
+    if not files.exists(path):
+        return ()
+    found = vouchers.parse(files.read_public(path), str(path))
+    return tuple(voucher for voucher in found if voucher.key == key)
+
+
+def vouchers_file(config: Config) -> Path:
+    """Beside the signing key that they are for."""
+    return config.signing_key_file.with_name(config.signing_key_file.name + ".vouchers")
+
+
+def _revoked(config: Config) -> frozenset[str]:
+    path = config.allowed_signers_file.with_name("revoked_signers")
+    if not files.exists(path):
+        return frozenset()
+    found = signers.parse_revoked(files.read_public(path), str(path))
+    return frozenset(signer.public for signer in found)
 
 
 def _unlock(path: Path) -> str:

@@ -15,14 +15,20 @@ from offsite import age, sshsig
 from offsite.age import Identity
 from offsite.config import Config
 from offsite.errors import KeysError
-from offsite.keys import files, signers
+from offsite.keys import files, signers, vouchers
 from offsite.keys.load import (
+    load_allowed,
     load_catalog,
     load_identities,
     load_recipients,
     load_signing_key,
+    load_vouchers,
+    native_identities,
+    vouchers_file,
 )
 from offsite.keys.signers import Signer
+
+_VOUCHERS = "vouchers for the signing key"
 
 
 @dataclass(frozen=True)
@@ -36,17 +42,40 @@ class KeyFile:
 
 
 def initialise(config: Config) -> list[KeyFile]:
-    """Create every key file that is missing. Nothing that exists is changed, but for one line added
-    to an allowed_signers file that does not know this host yet.
+    """Create every key file that is missing. Nothing that exists is changed, but for a line added
+    to an allowed_signers file that does not know this host yet, or to the vouchers.
 
     Recipients without an identity are left so. May ask for the identity's passphrase, if the
     recipients have to be derived from it. Raises KeysError, also for existing files that are wrong.
     """
     signing = _signing_key(config)
     signer = Signer(sshsig.public_line(load_signing_key(config)), _host())
-    done = [signing, _signing_public(config, signer), _identity(config, signer)]
+    done = [signing, _signing_public(config, signer), _identity(config)]
     done += [_recipients(config), _catalog(config), _allowed_signers(config, signer)]
-    return done
+    return [*done, _vouchers(config, signer.public)]
+
+
+def vouch(config: Config) -> KeyFile:
+    """Let the identity, which must be here, vouch for this host's signing key.
+
+    May ask for the identity's passphrase. Raises KeysError.
+    """
+    key = sshsig.public_line(load_signing_key(config))
+    identities = load_identities(config).native
+    if not identities:
+        raise KeysError(
+            f"{config.identity_file}: only X25519 identities (AGE-SECRET-KEY-1…) can vouch",
+            hint=f"keep {config.allowed_signers_file} with every copy of it",
+        )
+    path = vouchers_file(config)
+    known = {voucher.recipient for voucher in load_vouchers(config, key)}
+    made = [vouchers.vouch(one, key) for one in identities if one.recipient not in known]
+    lines = "".join(voucher.line() for voucher in made)
+    created = bool(made) and files.create(path, lines, private=False)
+    if made and not created:
+        files.append(path, lines)
+    note = "" if created or not made else "the identity's voucher for the signing key was added"
+    return KeyFile(_VOUCHERS, path, created, note)
 
 
 def _signing_key(config: Config) -> KeyFile:
@@ -63,28 +92,22 @@ def _signing_key(config: Config) -> KeyFile:
 def _signing_public(config: Config, signer: Signer) -> KeyFile:
     path = config.signing_key_file.with_name(config.signing_key_file.name + ".pub")
     created = files.create(path, f"{signer.public} {signer.label}\n", private=False)
-    return KeyFile("signing key, public part", path, created)
+    note = ""
+    if not created and not files.read_public(path).startswith(signer.public):
+        note = "of another signing key, and kept: move it away, and run this again"
+    return KeyFile("signing key, public part", path, created, note)
 
 
-def _identity(config: Config, signer: Signer) -> KeyFile:
+def _identity(config: Config) -> KeyFile:
     path = config.identity_file
     if not files.exists(path):
         if files.exists(config.recipients_file):
             note = "not here: it is needed to restore, not to back up"
             return KeyFile("age identity", path, created=False, note=note)
-        text = _identity_text(age.generate_identity()) + signers.comment_line(signer)
-        if files.create(path, text, private=True):
+        if files.create(path, _identity_text(age.generate_identity()), private=True):
             note = "keep a copy where a fire does not reach it: without it nothing can be restored"
             return KeyFile("age identity", path, created=True, note=note)
-    data = files.read_private(path)
-    known: set[str] = set()
-    if not age.is_passphrase_protected(data):
-        known = {s.public for s in signers.parse_comments(files.as_text(data, path), str(path))}
-    allowed = config.allowed_signers_file
-    note = f"does not name this host's signing key: keep {allowed} with every copy of it"
-    if signer.public in known:
-        note = ""
-    return KeyFile("age identity", path, created=False, note=note)
+    return KeyFile("age identity", path, created=False)
 
 
 def _recipients(config: Config) -> KeyFile:
@@ -116,11 +139,23 @@ def _allowed_signers(config: Config, signer: Signer) -> KeyFile:
     if files.create(path, line, private=False):
         return KeyFile("allowed signers", path, created=True)
     note = ""
-    known = {known.public for known in signers.parse_allowed(files.read_public(path), str(path))}
-    if signer.public not in known:
+    if signer.public not in {known.public for known in load_allowed(config)}:
         files.append(path, line)
         note = "this host's signing key was added"
     return KeyFile("allowed signers", path, created=False, note=note)
+
+
+def _vouchers(config: Config, key: str) -> KeyFile:
+    """Made where that takes no passphrase; else a note says what is missing."""
+    if native_identities(config, ask=False):
+        return vouch(config)
+    note = ""
+    if not load_vouchers(config, key):
+        note = (
+            "no identity vouches for this host's signing key: offsite keys vouch, with the identity"
+            f" at hand; or keep {config.allowed_signers_file} with every copy of it"
+        )
+    return KeyFile(_VOUCHERS, vouchers_file(config), created=False, note=note)
 
 
 def _identity_text(identity: Identity) -> str:

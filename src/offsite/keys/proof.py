@@ -14,8 +14,9 @@ from offsite.keys.load import (
     load_catalog,
     load_identities,
     load_recipients,
-    load_signers,
     load_signing_key,
+    load_trust,
+    load_vouchers,
 )
 
 _PROOF = b"offsite keys check"
@@ -59,7 +60,8 @@ def _prove_signs(config: Config) -> str:
     key = load_signing_key(config)
     for namespace in signers.NAMESPACES:
         public = sshsig.verify(_PROOF, sshsig.sign(_PROOF, key, namespace), namespace)
-    if public not in {signer.public for signer in load_signers(config)}:
+    macs = [voucher.mac for voucher in load_vouchers(config, public)]
+    if not load_trust(config).believes(public, macs):
         raise KeysError(
             f"{config.signing_key_file}: its signatures are not trusted here, nor by a restore",
             hint=f"offsite keys init adds it to {config.allowed_signers_file}",

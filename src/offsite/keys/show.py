@@ -8,7 +8,14 @@ from pathlib import Path
 from offsite import age, sshsig
 from offsite.config import Config
 from offsite.keys import files
-from offsite.keys.load import load_catalog, load_recipients, load_signers, load_signing_key
+from offsite.keys.load import (
+    load_allowed,
+    load_catalog,
+    load_recipients,
+    load_signing_key,
+    load_vouchers,
+    vouchers_file,
+)
 
 
 @dataclass(frozen=True)
@@ -36,6 +43,7 @@ def show(config: Config) -> list[Shown]:
         ),
         Shown("signing key", config.signing_key_file, _signing(config)),
         Shown("allowed signers", config.allowed_signers_file, _signers(config)),
+        Shown("vouchers for the signing key", vouchers_file(config), _vouching(config)),
     ]
 
 
@@ -63,6 +71,12 @@ def _signing(config: Config) -> tuple[str, ...]:
 
 
 def _signers(config: Config) -> tuple[str, ...]:
-    if not files.exists(config.allowed_signers_file):
+    return tuple(f"{signer.fingerprint} {signer.label}" for signer in load_allowed(config))
+
+
+def _vouching(config: Config) -> tuple[str, ...]:
+    """The recipients of the identities that vouch for this host's signing key."""
+    if not files.exists(config.signing_key_file):
         return ()
-    return tuple(f"{signer.fingerprint} {signer.label}" for signer in load_signers(config))
+    public = sshsig.public_line(load_signing_key(config))
+    return tuple(voucher.recipient for voucher in load_vouchers(config, public))

@@ -1,7 +1,8 @@
-"""Whose signatures a restore trusts: allowed_signers lines, and comments of the age identity.
+"""Whose signatures a restore trusts by name: the lines of allowed_signers and revoked_signers.
 
-Source of the first: ssh-keygen(1), "ALLOWED SIGNERS". Only what ``ssh-keygen -Y verify -I offsite``
-would accept counts, and what we do not understand of it is refused, never ignored.
+Source: ssh-keygen(1), "ALLOWED SIGNERS", and -r of -Y verify. Only what
+``ssh-keygen -Y verify -I offsite`` would accept counts,
+and what we do not understand of it is refused, never ignored.
 """
 
 from __future__ import annotations
@@ -15,7 +16,6 @@ from offsite.errors import KeysError
 
 NAMESPACES = ("offsite-manifest", "offsite-index")
 _PRINCIPAL = "offsite"
-_COMMENT = "# offsite-signer:"
 _WORD = re.compile(r'(?:[^\s"]|"[^"]*")+')
 _NAMESPACES_OPTION = re.compile(r'namespaces="([^"]*)"', re.IGNORECASE)
 
@@ -36,11 +36,6 @@ def allowed_line(signer: Signer) -> str:
     """The line of an allowed_signers file."""
     namespaces = ",".join(NAMESPACES)
     return f'{_PRINCIPAL} namespaces="{namespaces}" {signer.public} {signer.label}\n'
-
-
-def comment_line(signer: Signer) -> str:
-    """The comment that makes an identity file alone enough to restore from."""
-    return f"{_COMMENT} {signer.public} {signer.label}\n"
 
 
 def parse_allowed(text: str, where: str) -> Iterator[Signer]:
@@ -65,12 +60,12 @@ def parse_allowed(text: str, where: str) -> Iterator[Signer]:
         yield _signer(rest, f"{where}, line {number}")
 
 
-def parse_comments(text: str, where: str) -> Iterator[Signer]:
-    """The signers named in the comments of an identity file. Raises KeysError."""
+def parse_revoked(text: str, where: str) -> Iterator[Signer]:
+    """The public keys, one a line, that are not trusted any more. Raises KeysError."""
     for number, raw in enumerate(text.splitlines(), 1):
         line = raw.strip()
-        if line.startswith(_COMMENT):
-            yield _signer(line.removeprefix(_COMMENT), f"{where}, line {number}")
+        if line and not line.startswith("#"):
+            yield _signer(line, f"{where}, line {number}")
 
 
 def _are_for_us(options: str, where: str) -> bool:
