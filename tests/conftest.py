@@ -62,4 +62,4 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
         for report in [*stats.get("failed", []), *stats.get("error", [])]:
             crash = getattr(report.longrepr, "reprcrash", None)
             why = crash.message.splitlines()[0] if crash is not None and crash.message else "?"
-            print("FAILED", report.nodeid, "-", why, file=out)
+            print("FAILED", report.nodeid, "-", why[:200], file=out)

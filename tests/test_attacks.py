@@ -326,7 +326,10 @@ def test_an_unfinished_backup_of_his(bucket: MemoryRemote) -> None:
     repo.save([bucket], FORGED, STREAMS[EVIL], HEADS[EVIL])
     del bucket.objects[object_path(EVIL, repository.MANIFEST)]
     *_, last = repo.listed([bucket], KEYS.keyring()).backups
-    assert (last.status, last.note) == ("unfinished", "signer not known here")
+    assert (last.status, last.note) == (
+        "unfinished",
+        f"signed by {FINGERPRINT}, which nothing here vouches for",
+    )
     check_restored(restored(bucket, point=None), STREAMS[TUESDAY])
     check_refused(restored(bucket, point="evil"), "no finished backup", NoBackupError)
 

@@ -325,7 +325,7 @@ def test_rows_of_whole_and_foreign_backups(saved: dict[str, bytes]) -> None:
     (row,) = listing._rows([foreign])
     assert (row.complete, row.status) == (False, "untrusted")
     fingerprint = sshsig.fingerprint(KEYS.public)
-    assert row.note == f"signed by {fingerprint}, not known here"
+    assert row.note == f"signed by {fingerprint}, which nothing here vouches for"
     (sealed,) = repo.listed([remote], Keys().keyring()).backups
     (row,) = listing._rows([sealed])
     assert (row.status, row.dataset, row.note) == ("sealed", "", "no key here opens it")

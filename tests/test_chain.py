@@ -10,6 +10,7 @@ import pytest
 from offsite import chain
 from offsite.catalog import Backup, Status
 from offsite.errors import UsageError
+from offsite.keys.trust import Standing
 from offsite.manifest import Base, DatasetFacts, SnapshotFacts
 from offsite.repository import Signed
 from tests import repo
@@ -38,6 +39,8 @@ def test_the_prefix_and_the_user_s_own_day() -> None:
 
 # --- choose ---------------------------------------------------------------------------------------
 
+STRANGER = repo.Keys().public
+
 
 def made(
     day: int,
@@ -60,7 +63,8 @@ def made(
         base=None if full else Base(1, "base", "20260101t120000-0000000000000001"),
     )
     document = repo.manifest(head)
-    signed = Signed(document, "ssh-ed25519 x", status == "complete", "ab" * 32)
+    standing: Standing = "trusted" if status == "complete" else "unknown"
+    signed = Signed(document, STRANGER, standing, "ab" * 32)
     return Backup(backup_id, status, ("one",), head=head, signed=signed)
 
 

@@ -222,7 +222,7 @@ def test_keys_for_programs(home: Path, capfd: pytest.CaptureFixture[str]) -> Non
     before = shown()
     assert {*before} == {
         *("age recipients", "age identity", "catalog key", "signing key", "allowed signers"),
-        "vouchers for the signing key",
+        *("revoked signers", "vouchers for the signing key"),
     }
     assert {tuple(key["public"]) for key in before.values()} == {()}
     told("keys", "init")
@@ -236,7 +236,7 @@ def test_keys_for_programs(home: Path, capfd: pytest.CaptureFixture[str]) -> Non
     assert told("keys", "vouch")["keys"][0]["created"] is False
 
     proven = told("keys", "check")["proven"]
-    assert len(proven) == 4
+    assert len(proven) == 5
     assert proven[0] == f"{identity.with_suffix('.pub')}: 1 recipient"
     identity.with_suffix(".pub").write_text(f"{age.generate_identity().recipient}\n")
     failed = told("keys", "check", status=2)

@@ -89,7 +89,7 @@ def offered(home: Path, shell: str, line: str) -> set[str]:
         ("offsite --provider bb --restore --up", {"--update"}, set()),
         ("offsite -r tank --properties ", {"none", "local", "all"}, {"tank"}),
         ("offsite -r tank --at ", set(), {"tank"}),
-        ("offsite keys ", {"init", "show", "check"}, {"tank"}),
+        ("offsite keys ", {"init", "vouch", "show", "check"}, {"tank"}),
         ("offsite completions z", {"zsh"}, {"bash"}),
     ],
 )

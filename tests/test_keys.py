@@ -67,7 +67,7 @@ def test_initialise_makes_everything(config: Config) -> None:
         assert stat.S_IMODE(item.path.stat().st_mode) == (0o600 if private else 0o644)
         assert stat.S_IMODE(item.path.parent.stat().st_mode) == 0o700
     assert not [path for path in config.identity_file.parent.iterdir() if ".tmp" in path.name]
-    assert len(keys.check(config)) == 4
+    assert len(keys.check(config)) == 5
     assert not [secret for secret in secrets_of(config) if secret in repr(done)]
 
 
@@ -109,7 +109,7 @@ def test_recipients_without_identity_are_enough(config: Config) -> None:
     done = {item.kind: item for item in keys.initialise(config)}
     assert not config.identity_file.exists()
     assert "restore" in done["age identity"].note
-    assert "offsite keys vouch, with the identity at hand" in done[VOUCHERS].note
+    assert "offsite keys vouch, with that at hand" in done[VOUCHERS].note
     assert str(config.allowed_signers_file) in done[VOUCHERS].note
     assert "needed to restore" in "\n".join(keys.check(config))
     with pytest.raises(KeysError, match="no such key file"):

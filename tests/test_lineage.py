@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import msgspec
 import pytest
 
 from offsite import lineage
 from offsite.catalog import Backup, Status
 from offsite.errors import IntegrityError
+from offsite.keys.trust import Standing
 from offsite.manifest import Base, SendFacts
 from offsite.repository import Signed
 from tests import repo
@@ -33,7 +36,8 @@ def made(
         send=SendFacts(["-w" if raw else flags], "zfs-2.2.2"),
     )
     document = repo.manifest(head)
-    signed = Signed(document, repo.Keys().public, status == "complete", "ab" * 32)
+    standing: Standing = "trusted" if status == "complete" else "unknown"
+    signed = Signed(document, repo.Keys().public, standing, "ab" * 32)
     return Backup(backup_id, status, ("one",), head=head, signed=signed)
 
 
@@ -142,6 +146,15 @@ def test_why_a_link_is_missing(status: Status, told: str) -> None:
     assert f"backup {id_of(2)} of that" in str(error)
     assert told in str(error)
     assert ("--trust-signer SHA256:" in (error.hint or "")) == (status == "untrusted")
+
+
+def test_a_link_of_a_key_that_is_revoked() -> None:
+    forged = made(2, 2, 1, parent=1, status="untrusted")
+    assert forged.signed is not None
+    forged = replace(forged, signed=replace(forged.signed, standing="revoked"))
+    error = refusal([LINE[0], forged, LINE[2]], 3)
+    assert "which is revoked here" in str(error)
+    assert "--trust-signer" not in (error.hint or "")
 
 
 def test_a_link_that_is_gone() -> None:

@@ -54,10 +54,12 @@ def stores(*held: Sequence[int]) -> list[MemoryRemote]:
     return made
 
 
-def find(remotes: Sequence[MemoryRemote], point: str | None = None) -> tuple[Link, ...]:
+def find(
+    remotes: Sequence[MemoryRemote], point: str | None = None, told: Recorder | None = None
+) -> tuple[Link, ...]:
     known = links.read(remotes, KEYS.keyring(), Recorder())
     wanted = Wanted(repo.DATASET, point)
-    found = links.find(wanted, known, remotes, KEYS.keyring(), Recorder())
+    found = links.find(wanted, known, remotes, KEYS.keyring(), told or Recorder())
     repo.settle()
     return found
 
@@ -136,6 +138,20 @@ def test_a_stranger_s_link_is_told() -> None:
     error = refusal([one])
     assert "--trust-signer SHA256:" in str(error.hint)
     assert "which nothing here vouches for" in str(error)
+
+
+def test_a_stranger_s_newer_backup_is_told() -> None:
+    (one,) = stores([0])
+    snapshot = msgspec.structs.replace(head(1).snapshot, created="2027-01-01T00:00:00Z")
+    newer = msgspec.structs.replace(head(1, full=True), snapshot=snapshot)
+    repo.save([one], replace(KEYS.author, signing_key=Keys().signing), stream(1, full=True), newer)
+    told = Recorder()
+    assert [link.id for link in find([one], told=told)] == IDS[:1]
+    assert [line.split(" is not taken")[0] for line in told.warnings] == [
+        f"a newer backup of {repo.DATASET}, @s1 ({IDS[1]}),"
+    ]
+    find([one], "s0", told)
+    assert len(told.warnings) == 1
 
 
 def test_a_forged_link_is_none() -> None:

@@ -8,11 +8,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from offsite import receiving
+from offsite import landing, receiving
 from offsite.errors import UsageError
 from offsite.landing import Landing
 from offsite.zfs.command import Zfs
 from offsite.zfs.records import HEADER_SIZE
+from tests import repo
 
 ROOT = Landing(Zfs(command=("/bin/false",)), "tank")
 STREAM = bytes(range(256)) * 8
@@ -39,3 +40,14 @@ def test_it_never_gets_it_if_something_was_put_there(monkeypatch: pytest.MonkeyP
     assert len(next(pieces)) + len(next(pieces)) == len(STREAM) - HEADER_SIZE
     with pytest.raises(UsageError, match="not empty"):
         next(pieces)
+
+
+def test_nor_if_a_snapshot_was_made(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Sanoid and the like make one of everything that is there; it would be destroyed."""
+    made = Landing(ROOT.zfs, "tank", exists=True, snapshots=(repo.snapshot("auto"),))
+    monkeypatch.setattr(landing, "look", lambda *_: made)
+    with pytest.raises(
+        UsageError, match=f"{made.snapshots[0].full_name} was made meanwhile"
+    ) as told:
+        list(receiving._end_held_back([memoryview(STREAM)], ROOT))
+    assert "zfs destroy" in str(told.value.hint)

@@ -358,7 +358,11 @@ def test_all_are_signed_by_a_stranger() -> None:
     with pytest.raises(IntegrityError, match="which nothing here vouches for") as told:
         choose(*strangers)
     assert "--trust-signer SHA256:" in str(told.value.hint)
-    assert choose(*strangers, *set_of(2, ["tank/b"], 1)).members  # theirs do not count
+    tree = choose(*strangers, *set_of(0))
+    assert {one.status for one in tree.members} == {"complete"}  # theirs do not count
+    assert "is not taken: it is signed by SHA256:" in tree.warnings[-1]  # and are told
+    assert choose(*strangers, *set_of(0), point="day-0").warnings == ()
+    assert choose(*strangers, *set_of(2, ["tank/b"], 1)).warnings == ()
 
 
 # --- what becomes of it ---------------------------------------------------------------------------

@@ -43,13 +43,14 @@ class Backup:
     """One backup as the providers named hold it.
 
     complete    its manifest is signed by a trusted signer
-    untrusted   its manifest is signed by somebody this machine does not know (``signer``)
+    untrusted   its manifest is signed by somebody whom nothing here makes us believe
     sealed      no key here opens its documents
     damaged     its documents are not what Offsite writes (``note`` says why)
     unreadable  the provider has them, but does not give them (``note`` says why)
     unfinished  it has no manifest; ``held`` chunks of ``held_bytes`` bytes are stored
 
     ``behind``: the providers that have a part of it only, if it is complete on others.
+    ``stranger``: who signed the beginning of an unfinished one, if he is not believed.
     """
 
     id: str
@@ -61,6 +62,7 @@ class Backup:
     held_bytes: int = 0
     note: str = ""
     behind: tuple[str, ...] = ()
+    stranger: str = ""
 
     @property
     def manifest(self) -> Manifest:
@@ -107,7 +109,20 @@ def read(
                 found.extend(backups)
 
     _in_parallel(read_one, remotes, len(remotes))
-    return Catalog(merge(found, [remote.name for remote in remotes]), problems)
+    # A key that one document proves to be the user's may have signed others that do not.
+    judged = [_judged(one, keyring) for one in found]
+    return Catalog(merge(judged, [remote.name for remote in remotes]), problems)
+
+
+def _judged(backup: Backup, keyring: Keyring) -> Backup:
+    """As if all that is known of signers by now had been known when it was read."""
+    signed = backup.signed
+    signer = signed.signer if signed is not None else backup.stranger
+    if not signer or keyring.trust.of(signer) != "trusted":
+        return backup
+    if signed is None:
+        return replace(backup, note="", stranger="")
+    return replace(backup, status="complete", signed=replace(signed, standing="trusted"))
 
 
 def _read_remote(
@@ -243,7 +258,8 @@ def _read_unfinished(remote: Remote, backup: Backup, keyring: Keyring) -> Backup
             raise
         return stillborn  # a run was killed while it wrote it
     if not first.trusted:
-        return replace(backup, note="signer not known here", head=first.document.head)
+        note = f"signed by {first.by}"
+        return replace(backup, note=note, head=first.document.head, stranger=first.signer)
     return replace(backup, head=first.document.head)
 
 

@@ -10,6 +10,7 @@ from offsite import alike, figures, sshsig
 from offsite.catalog import Backup
 from offsite.errors import IntegrityError, NoBackupError, UsageError
 
+NEWEST = frozenset({None, "latest"})
 RESERVED = frozenset({"latest", "latest-full"})  # what a restore means by these is no name
 _NO_NAMES = RESERVED | {None}
 _NEAR = 5  # candidates named in a refusal
@@ -83,11 +84,37 @@ def stranger(backup: Backup) -> IntegrityError:
     """The refusal of an untrusted one."""
     assert backup.signed is not None
     name = sshsig.fingerprint(backup.signed.signer)
-    return IntegrityError(
-        f"backup {backup.id} is signed by {name}, which nothing here vouches for",
-        hint="if it is the fingerprint in your recovery kit (offsite keys show, on the old host):"
-        f" --trust-signer {name}",
+    hint = (
+        "if it is the fingerprint in your recovery kit (offsite keys show, on the old host):"
+        f" --trust-signer {name}"
     )
+    if backup.signed.standing == "revoked":
+        hint = "a revoked key may be in a thief's hands: see SECURITY.md"
+    return IntegrityError(f"backup {backup.id} is signed by {backup.signed.by}", hint=hint)
+
+
+def passed_over(backups: Sequence[Backup], taken: Sequence[Backup]) -> tuple[str, ...]:
+    """A warning, if there are newer ones than those ``taken`` as the newest, that are not trusted:
+    the host may sign with a key that is new."""
+    moments = {
+        (one.manifest.head.dataset.name, one.manifest.head.host): one.manifest.head.snapshot.created
+        for one in taken
+    }
+
+    def is_newer(one: Backup) -> bool:
+        head = one.manifest.head
+        moment = moments.get((head.dataset.name, head.host))
+        return moment is not None and head.snapshot.created > moment
+
+    strangers = (one for one in backups if one.status == "untrusted" and one.signed is not None)
+    newer = [one for one in strangers if is_newer(one)]
+    if not newer:
+        return ()
+    last = max(newer, key=lambda one: (one.manifest.head.snapshot.created, one.id))
+    assert last.signed is not None
+    head = last.manifest.head
+    which = f"a newer backup of {head.dataset.name}, @{head.snapshot.name} ({last.id}),"
+    return (f"{which} is not taken: it is signed by {last.signed.by}",)
 
 
 def points(backups: Sequence[Backup], dataset: str, host: str) -> list[Backup]:

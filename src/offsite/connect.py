@@ -50,7 +50,9 @@ def author(config: Config) -> Author:
     recipients = keys.load_recipients(config)
     documents = Recipients((*recipients.lines, keys.catalog_recipient(config)))
     signing_key = keys.load_signing_key(config)
-    vouchers = keys.load_vouchers(config, sshsig.public_line(signing_key))
+    public = sshsig.public_line(signing_key)
+    keys.refuse_revoked(config, public)
+    vouchers = keys.load_vouchers(config, public)
     return Author(recipients, documents, signing_key, tuple(one.mac for one in vouchers))
 
 

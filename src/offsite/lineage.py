@@ -23,7 +23,7 @@ _WHY = {
     "damaged": "is damaged",
     "sealed": "opens with no key that is here",
     "unreadable": "cannot be read",
-    "untrusted": "is signed by {signer}, which nothing here vouches for",
+    "untrusted": "is signed by {by}",
 }
 
 _Kind = tuple[int, bool, bool]  # guid of the snapshot, raw, large blocks
@@ -149,10 +149,10 @@ def _missing(
     if base.parent in lost:
         why = "cannot be had whole"
     elif parent is not None:
-        signer = sshsig.fingerprint(parent.signed.signer) if parent.signed else ""
-        why = _WHY.get(parent.status, "does not fit").format(signer=signer)
-        if parent.status == "untrusted":
-            hint = f"if you know that signer: --trust-signer {signer}"
+        signed = parent.signed
+        why = _WHY.get(parent.status, "does not fit").format(by=signed.by if signed else "")
+        if parent.status == "untrusted" and signed and signed.standing == "unknown":
+            hint = f"if you know that signer: --trust-signer {sshsig.fingerprint(signed.signer)}"
     return IntegrityError(
         f"{_name(wanted)} cannot be restored: {'it' if gap is wanted else _name(gap)} stands on"
         f" @{base.snapshot_name}, and backup {base.parent} of that {why}",

@@ -119,6 +119,9 @@ def find(
         raise
     if chosen.status != "complete":
         raise chain.stranger(chosen)
+    if wanted.at is None and wanted.point in chain.NEWEST:
+        for line in chain.passed_over(known.backups, [chosen]):
+            progress.warning(line)
     name, point = chosen.manifest.head.snapshot.name, wanted.point
     if point not in {None, *chain.RESERVED, name} and not chosen.id.startswith(str(point)):
         progress.info(f"{wanted.dataset} had not changed at @{point} since @{name}: that is taken")

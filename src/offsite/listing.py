@@ -6,7 +6,7 @@ import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from offsite import catalog, connect, histories, legacy, sshsig
+from offsite import catalog, connect, histories, legacy
 from offsite.catalog import Backup
 from offsite.config import Config
 from offsite.errors import OffsiteError, StoppedError
@@ -117,7 +117,7 @@ def _percent(backup: Backup) -> int | None:
 
 def _note(backup: Backup) -> str:
     if backup.status == "untrusted" and backup.signed is not None:
-        return f"signed by {sshsig.fingerprint(backup.signed.signer)}, not known here"
+        return f"signed by {backup.signed.by}"
     return backup.note
 
 

@@ -11,7 +11,7 @@ from contextlib import AbstractContextManager, ExitStack, closing, contextmanage
 from dataclasses import dataclass
 
 from offsite import figures, landing, pipeline
-from offsite.errors import StoppedError, ZfsError
+from offsite.errors import StoppedError, UsageError, ZfsError
 from offsite.landing import Landing, Step
 from offsite.ordered import halting, waking
 from offsite.pipeline import Download, Engine, OpenJob
@@ -210,8 +210,19 @@ def _target(step: Step, found: Landing) -> str:
 
 
 def _check_root(found: Landing) -> None:
-    """zfs receives into a pool's root only with -F: looked at once more, nothing may be in it."""
-    landing.check_root(landing.look(found.zfs, found.dataset))
+    """zfs receives into a pool's root only with -F: looked at once more, nothing may be in it.
+
+    -F would also destroy the snapshots that it got since (dmu_recv_end_check in OpenZFS
+    module/zfs/dmu_recv.c). Raises UsageError.
+    """
+    now = landing.look(found.zfs, found.dataset)
+    landing.check_root(now)
+    if now.snapshots:
+        name = now.snapshots[0].full_name
+        raise UsageError(
+            f"{name} was made meanwhile, and zfs would destroy it; it was not touched",
+            hint=f"if it is not needed: zfs destroy {shlex.quote(name)}; then the same command",
+        )
 
 
 def _end_held_back(pieces: Iterable[memoryview], found: Landing) -> Iterator[memoryview]:

@@ -24,6 +24,7 @@ from offsite import seal, sshsig
 from offsite.age import Identities, Recipients
 from offsite.errors import IntegrityError, ProviderError, StoppedError
 from offsite.keys import Trust
+from offsite.keys.trust import Standing
 from offsite.manifest import Document, Index, IndexRef, Manifest, Receipt
 from offsite.mirror import put_bytes
 from offsite.remote import Remote
@@ -79,12 +80,22 @@ class Keyring:
 
 @dataclass(frozen=True)
 class Signed(Generic[Document]):
-    """A document whose signature is valid; whether its ``signer`` is believed is ``trusted``."""
+    """A document whose signature is valid; whether its ``signer`` is believed is ``standing``."""
 
     document: Document
     signer: str
-    trusted: bool
+    standing: Standing
     sha256: str  # of the stored object
+
+    @property
+    def trusted(self) -> bool:
+        return self.standing == "trusted"
+
+    @property
+    def by(self) -> str:
+        """Of one that is not believed: who signed it, and why he is not."""
+        why = "is revoked here" if self.standing == "revoked" else "nothing here vouches for"
+        return f"{sshsig.fingerprint(self.signer)}, which {why}"
 
 
 def new_id(now: datetime) -> str:
@@ -126,8 +137,8 @@ def open_document(sealed: bytes, kind: type[Document], keyring: Keyring) -> Sign
     except UnicodeDecodeError as error:
         raise IntegrityError("the signature is not ASCII") from error
     document = documents.decode(line, kind)
-    trusted = keyring.trust.believes(signer, document.vouchers or ())
-    return Signed(document, signer, trusted, hashlib.sha256(sealed).hexdigest())
+    standing = keyring.trust.of(signer, document.vouchers or ())
+    return Signed(document, signer, standing, hashlib.sha256(sealed).hexdigest())
 
 
 def publish_format(remote: Remote) -> None:

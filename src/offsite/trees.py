@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 
 from msgspec import UnsetType
@@ -13,8 +13,6 @@ from offsite.alike import Alike
 from offsite.catalog import Backup
 from offsite.errors import UsageError
 from offsite.manifest import Head, SetFacts
-
-LATEST = frozenset({None, "latest"})
 
 
 @dataclass(frozen=True)
@@ -61,8 +59,10 @@ def choose(
     if at is not None:
         there, done = (chain.not_after(those, root, at) for those in (there, done))
     known = _Known(root, done, there, alike.told(done))
-    if point in LATEST:
-        return _latest(known)
+    if point in chain.NEWEST:
+        tree = _latest(known)
+        passed = chain.passed_over(mine, tree.members) if at is None else ()
+        return replace(tree, warnings=(*tree.warnings, *passed))
     if point == "latest-full":
         raise UsageError(
             f"@{point} is for one dataset", hint=f"add --no-recursive; or {root} alone: the newest"

@@ -92,7 +92,8 @@ def test_what_is_refused_before_zfs_receives_anything(
     # Somebody else who may write there and knows the recipients; he signs with a key of his own.
     forger = World(tmp_path / "forger", world.machine)
     shutil.copytree(world.home / ".config", forger.home / ".config")
-    (forger.home / ".config/offsite/signing.key").unlink()
+    for ours_alone in (".config/offsite/signing.key", ".config/age/zfs-backup.txt"):
+        (forger.home / ours_alone).unlink()
     forger.configure(ONE_REMOTE=str(tmp_path / "forged"))
     (tmp_path / "forged").mkdir()
     forger.offsite("keys", "init")

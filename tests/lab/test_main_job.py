@@ -318,15 +318,16 @@ def test_another_machine_with_nothing_but_the_identity_file(
     other.offsite("--restore", data, "--as", f"{data}-elsewhere")
     assert other.facts(f"{data}-elsewhere") == before
 
-    # Of a host that the identity never met, and so does not vouch for.
-    (world.home / ".config/offsite/signing.key.vouchers").unlink()
+    # By a key that the identity never met, and so does not vouch for.
+    (world.home / ".config/offsite/signing.key").unlink()
+    (world.home / ".config/age/zfs-backup.txt").unlink()
+    world.offsite("keys", "init")
     world.offsite("--backup", f"{data}@unvouched")
     more = ("--restore", f"{data}@unvouched", "--as", f"{data}-more")
     refused = other.offsite(*more, status=1)
     fingerprint = re.search(r"--trust-signer (SHA256:\S+)", refused.stderr)
     assert fingerprint is not None, refused
     assert not world.exists(f"{data}-more")
-    world.offsite("keys", "show")
     other.offsite(*more, "--trust-signer", fingerprint[1])
     assert other.facts(f"{data}-more") == before
 

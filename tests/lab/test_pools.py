@@ -332,6 +332,13 @@ def test_a_pool_onto_a_fresh_pool_of_its_name(world: World, pool: str) -> None:
     assert "is not empty any more" in refused.stderr
     assert world.machine.run("cat", f"/{pool}/mine").stdout == "mine\n"
     world.machine.script(f"rm /{pool}/mine")
+    # Nor over a snapshot that was made before the last record of the stream.
+    running = interrupt_restore(world, pool, pool)
+    world.machine.run("zfs", "snapshot", f"{pool}@sanoid")
+    told = running.communicate(timeout=120)[1]
+    assert running.returncode == 2, told
+    assert f"{pool}@sanoid was made meanwhile, and zfs would destroy it" in told
+    world.machine.run("zfs", "destroy", f"{pool}@sanoid")  # it is there
     done = world.offsite("--restore", pool, "--json").json
     assert done["restores"][0]["resumed_chunks"] > 0
     assert [one["target"] for one in done["restores"]] == [pool, f"{pool}/a"]

@@ -47,7 +47,7 @@ _offsite() {
         *)
             case $verb:$current in
 @OPTIONS@
-                keys:*) choices='init show check' ;;
+                keys:*) choices='init vouch show check' ;;
                 completions:*) choices='@SHELLS@' ;;
                 *@*) choices=$(zfs list -H -d 1 -t snapshot -o name "${current%%@*}" 2>/dev/null) ;;
                 *:*) choices=$(zfs list -H -t filesystem,volume -o name 2>/dev/null) ;;
@@ -107,7 +107,7 @@ function __offsite_names
 end
 complete -c offsite -n 'test (__offsite_verb) = none' -a '@VERBS@'
 complete -c offsite -n 'not contains -- (__offsite_verb) keys completions' -a '(__offsite_names)'
-complete -c offsite -n 'test (__offsite_verb) = keys' -a 'init show check'
+complete -c offsite -n 'test (__offsite_verb) = keys' -a 'init vouch show check'
 complete -c offsite -n 'test (__offsite_verb) = completions' -a '@SHELLS@'
 """
 _FISH_VALUES = {

@@ -118,7 +118,8 @@ offsite keys init|vouch|show|check [--json]
 
   init    make the keys that are missing; existing ones are kept
   vouch   let the age identity, which must be here, vouch for this host's signing key: a restore
-          elsewhere then needs nothing but the identity. init does so too, but asks no passphrase
+          elsewhere then needs nothing but the identity. init does so too, if none is to be asked
+          for a passphrase
   show    the public keys, fingerprints and files
   check   prove that what is sealed here can be opened and verified with the keys that are here
 

@@ -14,6 +14,7 @@ from offsite.keys.load import (
     load_signing_key,
     load_trust,
     load_vouchers,
+    refuse_revoked,
 )
 from offsite.keys.make import KeyFile, initialise, vouch
 from offsite.keys.proof import check
@@ -35,6 +36,7 @@ __all__ = [
     "load_signing_key",
     "load_trust",
     "load_vouchers",
+    "refuse_revoked",
     "show",
     "vouch",
 ]

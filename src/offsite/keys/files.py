@@ -88,12 +88,12 @@ def create(path: Path, text: str, *, private: bool) -> bool:
     return True
 
 
-def append(path: Path, line: str) -> None:
-    """Add a line to an existing text file, keeping its mode; whole or not at all."""
+def append(path: Path, lines: str) -> None:
+    """Add lines to an existing text file, keeping its mode; whole or not at all."""
     old = read_public(path)
     separator = "" if not old or old.endswith("\n") else "\n"
     try:
-        temporary = _write_temporary(path, old + separator + line, path.stat().st_mode & 0o777)
+        temporary = _write_temporary(path, old + separator + lines, path.stat().st_mode & 0o777)
         temporary.replace(path.resolve())
         _sync_folder(path.resolve().parent)
     except OSError as error:

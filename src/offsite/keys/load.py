@@ -38,9 +38,7 @@ def load_identities(config: Config) -> Identities:
     path = config.identity_file
     data = files.read_private(path)
     protected = age.is_passphrase_protected(data)
-    identities = age.parse_identities(
-        _unlock(path) if protected else files.as_text(data, path), path
-    )
+    identities = age.parse_identities(_text_of(path, data), path)
     if identities.files and (protected or _is_locked_ssh_key(data)):
         raise KeysError(
             f"{path}: behind a passphrase, only X25519 identities (AGE-SECRET-KEY-1…) work here",
@@ -58,11 +56,9 @@ def native_identities(config: Config, *, ask: bool) -> tuple[Identity, ...]:
     if not files.exists(path):
         return ()
     data = files.read_private(path)
-    locked = age.is_passphrase_protected(data)
-    if locked and not ask and _state(path) not in _unlocked:
+    if age.is_passphrase_protected(data) and not ask and _state(path) not in _unlocked:
         return ()
-    text = _unlock(path) if locked else files.as_text(data, path)
-    return age.parse_identities(text, path).native
+    return age.parse_identities(_text_of(path, data), path).native
 
 
 def identity_at_hand(config: Config) -> bool:
@@ -115,7 +111,8 @@ def load_trust(config: Config, accepted: tuple[str, ...] = ()) -> Trust:
     asked its passphrase for that if the former knows anyone. Raises KeysError.
     """
     allowed = load_allowed(config)
-    return Trust(allowed, native_identities(config, ask=not allowed), _revoked(config), accepted)
+    revoked = frozenset(signer.public for signer in load_revoked(config))
+    return Trust(allowed, native_identities(config, ask=not allowed), revoked, accepted)
 
 
 def load_allowed(config: Config) -> tuple[Signer, ...]:
@@ -127,13 +124,43 @@ def load_allowed(config: Config) -> tuple[Signer, ...]:
     return tuple({signer.public: signer for signer in found}.values())
 
 
+def load_revoked(config: Config) -> tuple[Signer, ...]:
+    """Those in the file of revoked signers, if there is one. Raises KeysError."""
+    path = revoked_file(config)
+    if not files.exists(path) and not path.is_symlink():  # one that leads nowhere is an error
+        return ()
+    return tuple(signers.parse_revoked(files.read_public(path), str(path)))
+
+
+def refuse_revoked(config: Config, key: str) -> None:
+    """Raise KeysError if this host's signing key, whose public line is ``key``, is revoked."""
+    if key in {signer.public for signer in load_revoked(config)}:
+        raise KeysError(
+            f"{config.signing_key_file}: this key is revoked (in {revoked_file(config)})",
+            hint="make another one: move it and its .pub away, then offsite keys init",
+        )
+
+
 def load_vouchers(config: Config, key: str) -> tuple[Voucher, ...]:
     """Those kept here for the signing key whose public line is ``key``. Raises KeysError."""
     path = vouchers_file(config)
     if not files.exists(path):
         return ()
     found = vouchers.parse(files.read_public(path), str(path))
-    return tuple(voucher for voucher in found if voucher.key == key)
+    return tuple(dict.fromkeys(one for one in found if one.key == key))[-vouchers.MOST :]
+
+
+def unvouched(config: Config, key: str) -> list[str]:
+    """The recipients whose identities are not known to vouch for the signing key.
+
+    Those of the identities that are here are proven. Raises KeysError.
+    """
+    kept = set(load_vouchers(config, key))
+    for identity in native_identities(config, ask=False):
+        own = vouchers.vouch(identity, key)
+        kept = {one for one in kept if one.recipient != own.recipient or one == own}
+    vouching = {one.recipient for one in kept}
+    return [line for line in load_recipients(config).lines if line not in vouching]
 
 
 def vouchers_file(config: Config) -> Path:
@@ -141,12 +168,13 @@ def vouchers_file(config: Config) -> Path:
     return config.signing_key_file.with_name(config.signing_key_file.name + ".vouchers")
 
 
-def _revoked(config: Config) -> frozenset[str]:
-    path = config.allowed_signers_file.with_name("revoked_signers")
-    if not files.exists(path):
-        return frozenset()
-    found = signers.parse_revoked(files.read_public(path), str(path))
-    return frozenset(signer.public for signer in found)
+def revoked_file(config: Config) -> Path:
+    """Beside the signers that are allowed."""
+    return config.allowed_signers_file.with_name("revoked_signers")
+
+
+def _text_of(path: Path, identity: bytes) -> str:
+    return _unlock(path) if age.is_passphrase_protected(identity) else files.as_text(identity, path)
 
 
 def _unlock(path: Path) -> str:

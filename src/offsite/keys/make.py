@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import socket
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -24,16 +24,17 @@ from offsite.keys.load import (
     load_signing_key,
     load_vouchers,
     native_identities,
+    unvouched,
     vouchers_file,
 )
 from offsite.keys.signers import Signer
 
-_VOUCHERS = "vouchers for the signing key"
+_SHOWN = 24  # characters of a recipient: enough to know it again
 
 
 @dataclass(frozen=True)
 class KeyFile:
-    """What ``initialise`` found or did; ``note`` is one line for the user, often empty."""
+    """What was found or made; ``note`` is one line for the user, often empty."""
 
     kind: str
     path: Path
@@ -61,6 +62,11 @@ def vouch(config: Config) -> KeyFile:
     May ask for the identity's passphrase. Raises KeysError.
     """
     key = sshsig.public_line(load_signing_key(config))
+    if not files.exists(config.identity_file):
+        raise KeysError(
+            f"{config.identity_file}: the identity is not here",
+            hint="name it in AGE_PRIVATE_KEY_FILE, for this once",
+        )
     identities = load_identities(config).native
     if not identities:
         raise KeysError(
@@ -68,14 +74,14 @@ def vouch(config: Config) -> KeyFile:
             hint=f"keep {config.allowed_signers_file} with every copy of it",
         )
     path = vouchers_file(config)
-    known = {voucher.recipient for voucher in load_vouchers(config, key)}
-    made = [vouchers.vouch(one, key) for one in identities if one.recipient not in known]
+    known = load_vouchers(config, key)
+    made = [one for one in (vouchers.vouch(each, key) for each in identities) if one not in known]
     lines = "".join(voucher.line() for voucher in made)
     created = bool(made) and files.create(path, lines, private=False)
     if made and not created:
         files.append(path, lines)
     note = "" if created or not made else "the identity's voucher for the signing key was added"
-    return KeyFile(_VOUCHERS, path, created, note)
+    return KeyFile(vouchers.KIND, path, created, note)
 
 
 def _signing_key(config: Config) -> KeyFile:
@@ -146,16 +152,19 @@ def _allowed_signers(config: Config, signer: Signer) -> KeyFile:
 
 
 def _vouchers(config: Config, key: str) -> KeyFile:
-    """Made where that takes no passphrase; else a note says what is missing."""
+    """Made where that takes no passphrase; a note says what is missing."""
+    done = KeyFile(vouchers.KIND, vouchers_file(config), created=False)
     if native_identities(config, ask=False):
-        return vouch(config)
-    note = ""
-    if not load_vouchers(config, key):
-        note = (
-            "no identity vouches for this host's signing key: offsite keys vouch, with the identity"
-            f" at hand; or keep {config.allowed_signers_file} with every copy of it"
-        )
-    return KeyFile(_VOUCHERS, vouchers_file(config), created=False, note=note)
+        done = vouch(config)
+    lacking = unvouched(config, key)
+    if not lacking:
+        return done
+    more = f" and {len(lacking) - 1} more" if lacking[1:] else ""
+    note = (
+        f"none by the identity of {lacking[0][:_SHOWN]}…{more}: offsite keys vouch, with that at"
+        f" hand; or keep {config.allowed_signers_file} with every copy of it"
+    )
+    return replace(done, note="; ".join(filter(None, (done.note, note))))
 
 
 def _identity_text(identity: Identity) -> str:

@@ -17,6 +17,9 @@ from offsite.keys.load import (
     load_signing_key,
     load_trust,
     load_vouchers,
+    refuse_revoked,
+    unvouched,
+    vouchers_file,
 )
 
 _PROOF = b"offsite keys check"
@@ -40,7 +43,7 @@ def check(config: Config) -> list[str]:
         proven.append(f"{config.identity_file}: opens what is sealed to the recipients")
     else:
         proven.append(f"{config.identity_file}: not here; needed to restore, not to back up")
-    proven.append(_prove_signs(config))
+    proven += [_prove_signs(config), _vouched(config)]
     return proven
 
 
@@ -60,10 +63,23 @@ def _prove_signs(config: Config) -> str:
     key = load_signing_key(config)
     for namespace in signers.NAMESPACES:
         public = sshsig.verify(_PROOF, sshsig.sign(_PROOF, key, namespace), namespace)
+    refuse_revoked(config, public)
     macs = [voucher.mac for voucher in load_vouchers(config, public)]
-    if not load_trust(config).believes(public, macs):
+    if load_trust(config).of(public, macs) != "trusted":
         raise KeysError(
             f"{config.signing_key_file}: its signatures are not trusted here, nor by a restore",
             hint=f"offsite keys init adds it to {config.allowed_signers_file}",
         )
     return f"{config.signing_key_file}: signs, and is trusted ({sshsig.fingerprint(public)})"
+
+
+def _vouched(config: Config) -> str:
+    key = sshsig.public_line(load_signing_key(config))
+    recipients, lacking = load_recipients(config).lines, unvouched(config, key)
+    told = f"{vouchers_file(config)}: {len(recipients) - len(lacking)} of {len(recipients)}"
+    if not lacking:
+        return f"{told} recipients' identities vouch for the signing key: a restore needs no more"
+    return (
+        f"{told} recipients' identities vouch for the signing key: keep"
+        f" {config.allowed_signers_file} with the others"
+    )

@@ -7,15 +7,18 @@ from pathlib import Path
 
 from offsite import age, sshsig
 from offsite.config import Config
-from offsite.keys import files
+from offsite.keys import files, vouchers
 from offsite.keys.load import (
     load_allowed,
     load_catalog,
     load_recipients,
+    load_revoked,
     load_signing_key,
     load_vouchers,
+    revoked_file,
     vouchers_file,
 )
+from offsite.keys.signers import Signer
 
 
 @dataclass(frozen=True)
@@ -42,8 +45,9 @@ def show(config: Config) -> list[Shown]:
             (catalog.native[0].recipient,) if catalog else (),
         ),
         Shown("signing key", config.signing_key_file, _signing(config)),
-        Shown("allowed signers", config.allowed_signers_file, _signers(config)),
-        Shown("vouchers for the signing key", vouchers_file(config), _vouching(config)),
+        Shown("allowed signers", config.allowed_signers_file, _lines(load_allowed(config))),
+        Shown("revoked signers", revoked_file(config), _lines(load_revoked(config))),
+        Shown(vouchers.KIND, vouchers_file(config), _vouching(config)),
     ]
 
 
@@ -70,8 +74,8 @@ def _signing(config: Config) -> tuple[str, ...]:
     return (public, sshsig.fingerprint(public))
 
 
-def _signers(config: Config) -> tuple[str, ...]:
-    return tuple(f"{signer.fingerprint} {signer.label}" for signer in load_allowed(config))
+def _lines(found: tuple[Signer, ...]) -> tuple[str, ...]:
+    return tuple(f"{signer.fingerprint} {signer.label}" for signer in found)
 
 
 def _vouching(config: Config) -> tuple[str, ...]:

@@ -16,6 +16,8 @@ from dataclasses import dataclass
 from offsite.age import Identity
 from offsite.errors import KeysError
 
+KIND = "vouchers for the signing key"
+MOST = 64  # in a document
 _INFO = b"offsite.voucher.v1"
 _LINE = re.compile(r"(?P<recipient>age1[0-9a-z]+) (?P<mac>[0-9a-f]{64}) (?P<key>ssh-ed25519 \S+)")
 
@@ -55,7 +57,7 @@ def parse(text: str, where: str) -> Iterator[Voucher]:
         if match is None:
             raise KeysError(
                 f"{where}, line {number}: not a voucher",
-                hint="remove the file, then offsite keys vouch, with the identity at hand",
+                hint="remove that line, then offsite keys vouch, with the identity at hand",
             )
         yield Voucher(**match.groupdict())
 
