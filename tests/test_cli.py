@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+import offsite as package
 from offsite import age, backup, cli, errors, listing
 from offsite.config import Config
 from offsite.member import Wish
@@ -242,6 +243,12 @@ def test_keys_for_programs(home: Path, capfd: pytest.CaptureFixture[str]) -> Non
     failed = told("keys", "check", status=2)
     assert "does not open what is sealed to the recipients" in failed["error"]
     assert "must be among them" in failed["hint"]
+
+
+def test_the_version() -> None:
+    done = offsite("--version")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout == f"offsite {package.__version__}\n"
 
 
 def test_no_provider_at_all(home: Path) -> None:

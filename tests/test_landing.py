@@ -13,7 +13,7 @@ import pytest
 from offsite import discard, fits, landing, swap
 from offsite.errors import UsageError, ZfsError
 from offsite.fits import RootError
-from offsite.landing import Landing
+from offsite.landing import Landing, Step
 from offsite.links import Link
 from offsite.manifest import Base, Manifest, Receipt
 from offsite.progress import Silent
@@ -218,6 +218,8 @@ case "$*" in
 "get -pHo value available "*) echo 1000 ;;
 "get -pHo value written@"*) cat {tmp_path}/since ;;
 "userspace "*) echo 1 ;;
+"get -Ho value keystatus "*) echo unavailable ;;
+"get -Ho value encryptionroot "*) echo tank ;;
 "list -r -t all "*) echo tank ;;
 "list -t filesystem,volume "*" tank") printf 'tank\\t5555\\tfilesystem\\tlz4\\t0\\t0\\toff\\n' ;;
 "get -s local "*) [ ! -e {tmp_path}/mark ] || cat {tmp_path}/mark ;;
@@ -259,6 +261,19 @@ def test_room(zfs: Zfs) -> None:
         with pytest.raises(UsageError, match="not enough room"):
             room(zfs, link(0), link(1, 900, 400, flags))
         assert room(zfs, link(0), link(1, 700, 400, flags)) is not None
+
+
+def test_the_key_that_is_to_encrypt_it_is_loaded(zfs: Zfs, tmp_path: Path) -> None:
+    """A raw stream brings its own; and where nothing is to be received, none is needed."""
+    told = "tank/new is to be encrypted by the key of tank, which is not loaded"
+    for found in (Landing(zfs, TARGET), Landing(zfs, TARGET, exists=True)):
+        with pytest.raises(UsageError, match=told) as caught:
+            fits.check_key(found, [Step(link(0, flags="-L"))])
+        assert caught.value.hint == "zfs load-key tank; or choose another --as"
+        fits.check_key(found, [Step(link(0, flags="-w"))])
+        fits.check_key(found, [])
+    asked = [line.split()[-1] for line in calls(tmp_path, "get -Ho value keystatus")]
+    assert asked == ["tank", TARGET]
 
 
 def is_there(tmp_path: Path, found: Landing) -> None:

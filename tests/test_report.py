@@ -431,3 +431,65 @@ def test_empty_list(
     stub(monkeypatch, listing, telling())
     assert cli.main(line.split()) == 0
     assert capfd.readouterr().out == text
+
+
+TREE = restore.Outcome(
+    (
+        replace(RESTORED, target="tank/x", providers={"bb": 20 << 20, "scw": 12 << 20}),
+        replace(RESTORED, dataset="tank/a/v", target="tank/x/v w", providers={"bb": 4 << 20}),
+    ),
+    {},
+    recursive=True,
+)
+ROWS = [
+    "DATASET FROM BACKUPS STREAM",
+    "tank/x tank/a@b 2 64 MiB",
+    "tank/x/v w tank/a/v@b 2 64 MiB",
+]
+
+
+@pytest.mark.parametrize(
+    ("outcome", "lines"),
+    [
+        (
+            TREE,
+            [
+                "2 of 2 datasets are restored.",
+                "24 MiB from bb, 12 MiB from scw; signatures and hashes verified",
+                "Not mounted yet: zfs mount -a",
+            ],
+        ),
+        (
+            replace(
+                TREE,
+                results=tuple(replace(one, locked=True) for one in TREE.results[::-1]),
+                failed={"tank/x/lost": "nobody has it whole"},
+                notes=("tank/a/v was a clone",),
+            ),
+            [
+                "2 of 3 datasets are restored.",
+                "24 MiB from bb, 12 MiB from scw; signatures and hashes verified",
+                "tank/a/v was a clone",
+                "Encrypted: zfs load-key 'tank/x/v w' and 1 more",
+                "tank/x/lost is not restored: nobody has it whole",
+                "Not mounted yet: zfs mount -a",
+            ],
+        ),
+        (
+            replace(
+                TREE,
+                results=tuple(replace(one, dry_run=True, locked=True) for one in TREE.results),
+                estimated_seconds=7200,
+            ),
+            [
+                "2 of 2 datasets would be restored.",
+                "24 MiB from bb, 12 MiB from scw; to fetch. Nothing was changed.",
+                "about 2 h at the 5.12 KiB/s measured now",
+            ],
+        ),
+    ],
+)
+def test_what_a_restore_of_a_tree_tells(outcome: restore.Outcome, lines: list[str]) -> None:
+    told = console.plain(report.restores_summary(outcome)).splitlines()
+    assert sorted(" ".join(line.split()) for line in told[:3]) == sorted(ROWS)
+    assert [" ".join(line.split()) for line in told[3:]] == lines

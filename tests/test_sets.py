@@ -392,6 +392,7 @@ def test_a_set_comes_back(pool: Pool) -> None:
     plan = pool.restore("tank", "--dry-run").json
     assert [one["target"] for one in plan["restores"]] == ["tank/new", "tank/new/a", "tank/new/b"]
     assert [len(one["chain"]) for one in plan["restores"]] == [1, 1, 1]
+    assert all(sum(one["providers"].values()) == one["stored_bytes"] for one in plan["restores"])
     assert plan["estimated_seconds"] > 0
     told = pool.home.offsite("--restore", "tank", "--as", "tank/new", "--dry-run").stdout
     assert "BACKUPS" in told
@@ -402,6 +403,17 @@ def test_a_set_comes_back(pool: Pool) -> None:
     assert [one["target"] for one in done["restores"]] == ["tank/new", "tank/new/a", "tank/new/b"]
     assert (done["failed"], done["notes"]) == ({}, [])
     assert pool.received() == streams("tank", "tank/a", "tank/b")
+    flags = [line.split()[1:-1] for line in pool.home.calls("receive")]
+    assert len(flags) == 3
+    assert all("-u" in one and "-F" not in one for one in flags)
+
+
+def test_a_tree_is_not_put_in_the_place_of_another(pool: Pool) -> None:
+    pool.backup("tank@s")
+    refused = pool.home.offsite("--restore", "tank", "--replace", "--yes")
+    assert (refused.status, pool.received()) == (2, {})
+    assert refused.stderr.splitlines()[0] == "ERROR: --replace is for one dataset"
+    assert "--no-recursive" in refused.stderr
 
 
 def test_a_pool_is_no_file(pool: Pool, tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from offsite import figures, landing, lineage
 from offsite.errors import UsageError
 from offsite.landing import Landing, Step
 from offsite.links import Link
-from offsite.manifest import Head, Manifest
+from offsite.manifest import Head
 from offsite.zfs import names, peek, pools, targets
 from offsite.zfs.command import Zfs
 from offsite.zfs.records import Feature
@@ -102,6 +102,28 @@ def check_blocks(found: Landing, chain: Sequence[Link]) -> None:
         )
 
 
+def check_key(found: Landing, left: Sequence[Step]) -> None:
+    """Raise UsageError if a plain stream is to be encrypted there by a key that is not loaded.
+
+    A raw one brings its own. Raises ZfsError if that cannot be told.
+    """
+    raw = all(lineage.is_raw(step.link.manifest.head) for step in left)
+    check_key_for(found, raw=raw)
+
+
+def check_key_for(found: Landing, *, raw: bool) -> None:
+    """As ``check_key``, for one stream."""
+    here = found.exists or found.blank
+    holder = found.dataset if here else names.parent_of(found.dataset)
+    if raw or holder is None or not targets.key_is_missing(found.zfs, holder):
+        return
+    root = targets.encryption_root(found.zfs, holder) or holder
+    raise UsageError(
+        f"{found.dataset} is to be encrypted by the key of {root}, which is not loaded",
+        hint=f"zfs load-key {shlex.quote(root)}; or choose another --as",
+    )
+
+
 def check_writable(zfs: Zfs, dataset: str) -> None:
     """Raise UsageError if its pool takes nothing in."""
     pool = names.pool_of(dataset)
@@ -114,19 +136,19 @@ def check_writable(zfs: Zfs, dataset: str) -> None:
         )
 
 
-def check_features(found: Landing, manifests: Collection[Manifest]) -> str | None:
-    """Raise UsageError if zfs receive would refuse these for what the pool is; a note if unknown.
+def check_features(found: Landing, fresh: Collection[int], *, resumable: bool = True) -> str | None:
+    """Raise UsageError if zfs receive (-s, if ``resumable``) would refuse streams of these features
+    for what the pool is; a note if unknown.
 
     Not for what was begun: that was accepted already.
     """
-    fresh = [one.head.send.features for one in manifests]
     if not fresh:
         return None
     pool = names.pool_of(found.dataset)
     has = pools.features(found.zfs, pool)
     if has is None:
         return f"Whether {pool} has the features that the backup needs is not known here"
-    lacking = pools.lacking(has, functools.reduce(operator.or_, fresh))
+    lacking = pools.lacking(has, functools.reduce(operator.or_, fresh), resumable=resumable)
     if not lacking:
         return None
     noun = "feature" if len(lacking) == 1 else "features"

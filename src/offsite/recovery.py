@@ -156,6 +156,7 @@ def one(config: Config, request: Request, progress: Progress, stop: threading.Ev
         with fetching.reading(config, request.wanted, stop, progress) as (engine, chain):
             fits.check_root_takes(found, chain[-1].manifest.head)
             job = Job(request, found, later, chain, left(found, chain, request))
+            fits.check_key(found, job.left)
             check_fits(found, fits.need(job.left), fresh(job.left), progress)
             if request.dry_run:
                 names_of = tuple(one.name for one in job.settings)
@@ -174,7 +175,7 @@ def check_fits(
     found: Landing, need: Need, manifests: Sequence[Manifest], progress: Progress
 ) -> None:
     """Raise UsageError if the pool lacks a feature that these need, or cannot have the room."""
-    unchecked = fits.check_features(found, manifests)
+    unchecked = fits.check_features(found, [one.head.send.features for one in manifests])
     if unchecked:
         progress.info(unchecked)
     tight = fits.check_room(found, need)

@@ -199,6 +199,8 @@ def _look_at_all(work: _Work) -> None:
             with work.depot.chain(_wanted(work, backup), work.stop, work.progress) as chain:
                 _check_free(work, found[target], backup)
                 left = _left_of(found[target], backup, chain, work.request)
+                if found[target].exists or names.parent_of(target) not in work.places:
+                    fits.check_key(found[target], left)
                 need += fits.need(left)
                 fresh += recovery.fresh(left)
         except (IntegrityError, ProviderError) as error:

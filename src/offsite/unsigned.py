@@ -37,6 +37,7 @@ from offsite.errors import (
 )
 from offsite.figures import printable
 from offsite.fits import Need
+from offsite.landing import Landing
 from offsite.legacy import LegacyBackup, Shard
 from offsite.progress import Plan, Progress
 from offsite.recovery import Request, Result
@@ -188,6 +189,7 @@ def _receive(zfs: Zfs, job: _Job) -> int:
     follower, snapshot = Follower(), f"{job.target}@{job.backup.snapshot}"
     with closing(_stream(job, follower)) as pieces:
         first = next(pieces)  # tells what the stream is of, before zfs is asked to do anything
+        _check_pool(zfs, job, follower.begin)
         with receiving.receiver(zfs.receive(snapshot, flags=["-u"]), job.reader.stop) as sink:
             sink.write(first)
             for piece in pieces:
@@ -196,6 +198,14 @@ def _receive(zfs: Zfs, job: _Job) -> int:
     if begin is None or datasets.get_snapshot(zfs, snapshot).guid != begin.toguid:
         raise ZfsError(f"{snapshot} was received, but it is not the snapshot in the stream")
     return follower.position
+
+
+def _check_pool(zfs: Zfs, job: _Job, begin: Begin | None) -> None:
+    """Raise UsageError if the target cannot take in such a stream. Embedded blocks are undone."""
+    found = Landing(zfs, job.target)
+    features = begin.features if begin is not None else Feature(0)
+    fits.check_features(found, [features & ~Feature.EMBED_DATA], resumable=False)
+    fits.check_key_for(found, raw=Feature.RAW in features)
 
 
 def _stream(job: _Job, follower: Follower) -> Generator[memoryview, None, None]:

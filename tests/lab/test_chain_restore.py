@@ -397,10 +397,11 @@ def test_replace_goes_on_after_any_interruption(world: World, data: str) -> None
 
 
 def test_a_dataset_in_use_is_not_replaced(world: World, data: str) -> None:
-    script = f"cd /{data}; exec sleep 100"
-    with subprocess.Popen(world.machine.command("/bin/sh", "-c", script)) as user:
+    command = world.machine.command("/bin/sh", "-c", f"cd /{data}; echo there; exec sleep 100")
+    with subprocess.Popen(command, stdout=subprocess.PIPE) as user:
         try:
-            time.sleep(1)
+            assert user.stdout is not None
+            assert user.stdout.readline() == b"there\n"
             refused = restored(world, data, "--replace", "--yes", status=1)
         finally:
             world.machine.script("kill $(pidof sleep)", check=False)

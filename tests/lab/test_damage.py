@@ -132,5 +132,20 @@ def test_a_chunk_swapped_everywhere_never_reaches_zfs(world: World, data: str) -
         assert "HINT: restore another point" in told
         left = world.machine.run("zfs", "list", "-Hrt", "snapshot", f"{data}-back", check=False)
         assert left.stdout == ""
+        # Nor does it take the place of what is there.
+        guid = guid_of(world, data)
+        world.machine.script(f"echo precious > /{data}/mine; sync")
+        mine = world.facts(data)
+        told = world.offsite("--restore", data, "--replace", "--yes", status=1).stderr
+        assert f"chunk {number} is not the one" in told
+        assert (guid_of(world, data), world.facts(data)) == (guid, mine)
     world.offsite(*restore)
     assert world.facts(f"{data}-back") == before
+    done = world.offsite("--restore", data, "--replace", "--yes", "--json").json["restore"]
+    assert world.facts(data) == before
+    assert guid_of(world, data) != guid
+    assert (guid_of(world, done["kept"]), world.facts(done["kept"])) == (guid, mine)
+
+
+def guid_of(world: World, dataset: str) -> str:
+    return world.machine.run("zfs", "get", "-Hpo", "value", "guid", dataset).stdout

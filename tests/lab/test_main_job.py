@@ -181,6 +181,12 @@ def test_a_plain_dataset_is_restored_below_an_encrypted_one(world: World, pool: 
     assert world.facts(target) == world.facts(name)
     told = world.machine.run("zfs", "get", "-Ho", "value", "encryptionroot", target).stdout
     assert told.strip() == vault
+    world.machine.run("zfs", "unmount", vault)
+    world.machine.run("zfs", "unload-key", vault)
+    refused = world.offsite("--restore", name, "--as", f"{vault}/more", status=2)
+    assert f"to be encrypted by the key of {vault}, which is not loaded" in refused.stderr
+    assert f"zfs load-key {vault}" in refused.stderr
+    assert not world.exists(f"{vault}/more")
 
 
 def test_the_remote_tells_nothing(world: World, data: str) -> None:

@@ -302,6 +302,31 @@ def test_a_tree_comes_back_whole(world: World, pool: str) -> None:
     assert "is called @t" in refused.stderr
 
 
+def test_into_another_pool_and_on_from_there(world: World, pool: str) -> None:
+    """The tree moves to a new machine's pool, lives on there, and is backed up in increments."""
+    other = f"{pool}other"
+    world.machine.script(SMALL.format(data=f"{pool}/data", pool=pool))
+    backup(world, "-R", f"{pool}/data@s")
+    names = ("/a", "/off/on", "/clone", "/vol")
+    before = [world.content(f"{pool}/data{name}") for name in names]
+    world.machine.make_pool(other)
+    try:
+        done = world.offsite("--restore", f"{pool}/data", "--as", f"{other}/from", "--json").json
+        assert len(done["restores"]) == 6
+        assert [world.content(f"{other}/from{name}") for name in names] == before
+        origin = world.machine.run("zfs", "get", "-Ho", "value", "origin", f"{other}/from/clone")
+        assert origin.stdout == "-\n"
+
+        world.machine.script(f"echo more > /{other}/from/a/more; rm /{other}/from/a/file; sync")
+        after = world.facts(f"{other}/from/a")
+        (again,) = backup(world, f"{other}/from/a@next")["backups"]
+        assert again["type"] == "incremental"
+        world.offsite("--restore", f"{other}/from/a", "--as", f"{pool}/home-again")
+        assert world.facts(f"{pool}/home-again") == after
+    finally:
+        world.machine.destroy_pool(other)
+
+
 def test_a_pool_onto_a_fresh_pool_of_its_name(world: World, pool: str) -> None:
     """The root is received into the pool's own, if nothing was ever put there."""
     world.machine.script(

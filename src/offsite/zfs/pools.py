@@ -56,13 +56,15 @@ def is_read_only(zfs: Zfs, pool: str) -> bool:
         return False
 
 
-def lacking(has: Mapping[str, str], stream: int) -> dict[str, State]:
+def lacking(has: Mapping[str, str], stream: int, *, resumable: bool = True) -> dict[str, State]:
     """The features that a stream with these feature flags needs and the pool does not have.
+
+    ``resumable``: it is to be received with -s.
 
     ``unknown``: this OpenZFS does not know it.
     """
     wanted = [name for flag, name in _NEEDED.items() if stream & flag]
-    if has.get(_TO_RESUME) == "disabled":
+    if resumable and has.get(_TO_RESUME) == "disabled":
         wanted.append(_TO_RESUME)
     states: dict[str, State] = {}
     for name in wanted:

@@ -74,6 +74,17 @@ def encryption_root(zfs: Zfs, dataset: str) -> str | None:
     return None if root in {"", "-"} else root
 
 
+def key_is_missing(zfs: Zfs, dataset: str) -> bool:
+    """Whether the dataset is encrypted, and its key is not loaded. Raises ZfsError."""
+    check_dataset_name(dataset)
+    try:
+        return zfs.run("get", "-Ho", "value", "keystatus", dataset).strip() == "unavailable"
+    except CommandError as error:
+        if error.reason is not Reason.TOO_OLD:
+            raise
+        return False
+
+
 @dataclass(frozen=True)
 class Mountpoint:
     """Where a filesystem is mounted by itself: a path, ``none`` or ``legacy``."""
