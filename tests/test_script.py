@@ -105,6 +105,21 @@ def test_one_phase_that_fails_is_told_and_the_others_run(host: Host) -> None:
     assert "-m lab and not soak" in host.asked_of_python
 
 
+def test_what_failed_is_named_at_the_end(host: Host) -> None:
+    """As tests/conftest.py writes it, for each phase of tests."""
+    wrote = (
+        "case $* in *pytest*) printf '5 1 0 2\\nFAILED a.py::b - why\\n' >>$OFFSITE_TOTALS; exit 1"
+    )
+    host.fails("python3", f"\n{wrote} ;; esac")
+    done = host.run()
+    assert done.returncode == 1
+    assert "Tests on real OpenZFS FAILED (status 1)\n" in done.stdout
+    assert done.stdout.splitlines()[-3:] == [
+        *["FAILED a.py::b - why"] * 2,
+        "totals: 10 passed, 2 failed, 0 skipped, 4 rerun",
+    ]
+
+
 def test_without_a_lab_its_tests_fail(host: Host) -> None:
     host.fails("python3", ' && case "$*" in "-m lab build") exit 7 ;; esac')
     done = host.run()
