@@ -311,7 +311,8 @@ def test_into_another_pool_and_on_from_there(world: World, pool: str) -> None:
     before = [world.content(f"{pool}/data{name}") for name in names]
     world.machine.make_pool(other)
     try:
-        done = world.offsite("--restore", f"{pool}/data", "--as", f"{other}/from", "--json").json
+        restore = ("--restore", "-R", f"{pool}/data", "--as", f"{other}/from")
+        done = world.offsite(*restore, "--json").json
         assert len(done["restores"]) == 6
         assert [world.content(f"{other}/from{name}") for name in names] == before
         origin = world.machine.run("zfs", "get", "-Ho", "value", "origin", f"{other}/from/clone")

@@ -75,12 +75,12 @@ def encryption_root(zfs: Zfs, dataset: str) -> str | None:
 
 
 def key_is_missing(zfs: Zfs, dataset: str) -> bool:
-    """Whether the dataset is encrypted, and its key is not loaded. Raises ZfsError."""
+    """Whether the dataset is there, encrypted, and its key is not loaded. Raises ZfsError."""
     check_dataset_name(dataset)
     try:
         return zfs.run("get", "-Ho", "value", "keystatus", dataset).strip() == "unavailable"
     except CommandError as error:
-        if error.reason is not Reason.TOO_OLD:
+        if error.reason not in {Reason.TOO_OLD, Reason.MISSING}:
             raise
         return False
 
