@@ -10,15 +10,20 @@ import tracemalloc
 import zlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from types import SimpleNamespace
+from typing import cast
 
 import pytest
 
 from lab.world import Ran, recipe
-from offsite import age, legacy, shards
+from offsite import age, legacy, shards, unsigned
 from offsite.age import Identities, Recipients
-from offsite.errors import IntegrityError, ProviderError, StoppedError
+from offsite.errors import IntegrityError, ProviderError, StoppedError, UsageError
 from offsite.progress import Silent
 from offsite.remote import Entry
+from offsite.zfs.command import Zfs
+from offsite.zfs.records import Feature
+from offsite.zfs.stream import Begin
 from tests import repo, whole
 from tests.programs import needs
 from tests.storage.memory import MemoryRemote
@@ -105,6 +110,33 @@ def test_a_backup_of_the_older_tool_comes_back(home: Home, offset: str, folder: 
         len(STREAM),
         told["stored_bytes"],
     )
+
+
+def test_its_parent_s_key_is_not_loaded(home: Home) -> None:
+    """Known once the stream said that it is not raw; before zfs is asked for anything."""
+    store(home)
+    zfs = home.folder / "zfs"
+    missing = '"get -Ho value keystatus tank") echo unavailable ;;\n"get -Ho value "*)'
+    zfs.write_text(zfs.read_text().replace('"get -Ho value "*)', missing))
+    told = refused(home.offsite(*RESTORE), home, status=2)
+    assert f"{TARGET} is to be encrypted by the key of tank, which is not loaded" in told
+    assert home.calls("receive") == []
+
+
+def test_its_pool_lacks_a_feature(home: Home) -> None:
+    """Embedded blocks are undone on the way, and it is not received with -s."""
+    zpool = home.folder / "zpool"
+    names = {"embedded_data": "disabled", "extensible_dataset": "disabled", "lz4_compress": "{}"}
+    rows = "".join(f"feature@{name}\\t{state}\\n" for name, state in names.items())
+    zfs = Zfs(("/bin/sh", str(home.folder / "zfs")))
+    job = cast("unsigned._Job", SimpleNamespace(target=TARGET))
+    features = Feature.EMBED_DATA | Feature.LZ4
+    begin = Begin("tank/photos@monday", 1, 0, "filesystem", 0, features, 0)
+    zpool.write_text(f"printf '{rows.format('enabled')}'")
+    unsigned._check_pool(zfs, job, begin)
+    zpool.write_text(f"printf '{rows.format('disabled')}'")
+    with pytest.raises(UsageError, match="tank has no feature lz4_compress, which"):
+        unsigned._check_pool(zfs, job, begin)
 
 
 def test_it_is_taken_only_if_the_user_says_so(home: Home) -> None:

@@ -117,11 +117,12 @@ def read(
 def _judged(backup: Backup, keyring: Keyring) -> Backup:
     """As if all that is known of signers by now had been known when it was read."""
     signed = backup.signed
-    signer = signed.signer if signed is not None else backup.stranger
-    if not signer or keyring.trust.of(signer) != "trusted":
-        return backup
-    if signed is None:
+    if backup.stranger and keyring.trust.of(backup.stranger) == "trusted":
         return replace(backup, note="", stranger="")
+    if backup.status != "untrusted" or signed is None:
+        return backup
+    if keyring.trust.of(signed.signer) != "trusted":
+        return backup
     return replace(backup, status="complete", signed=replace(signed, standing="trusted"))
 
 

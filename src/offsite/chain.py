@@ -9,6 +9,7 @@ from datetime import UTC, datetime
 from offsite import alike, figures, sshsig
 from offsite.catalog import Backup
 from offsite.errors import IntegrityError, NoBackupError, UsageError
+from offsite.manifest import Head
 
 NEWEST = frozenset({None, "latest"})
 RESERVED = frozenset({"latest", "latest-full"})  # what a restore means by these is no name
@@ -96,25 +97,21 @@ def stranger(backup: Backup) -> IntegrityError:
 def passed_over(backups: Sequence[Backup], taken: Sequence[Backup]) -> tuple[str, ...]:
     """A warning, if there are newer ones than those ``taken`` as the newest, that are not trusted:
     the host may sign with a key that is new."""
-    moments = {
-        (one.manifest.head.dataset.name, one.manifest.head.host): one.manifest.head.snapshot.created
-        for one in taken
-    }
+    heads = [one.manifest.head for one in taken]
+    moments = {(head.dataset.name, head.host): head.snapshot.created for head in heads}
 
-    def is_newer(one: Backup) -> bool:
-        head = one.manifest.head
+    def is_newer(head: Head) -> bool:
         moment = moments.get((head.dataset.name, head.host))
         return moment is not None and head.snapshot.created > moment
 
-    strangers = (one for one in backups if one.status == "untrusted" and one.signed is not None)
-    newer = [one for one in strangers if is_newer(one)]
+    strangers = [one.signed for one in backups if one.status == "untrusted" and one.signed]
+    newer = [signed for signed in strangers if is_newer(signed.document.head)]
     if not newer:
         return ()
-    last = max(newer, key=lambda one: (one.manifest.head.snapshot.created, one.id))
-    assert last.signed is not None
-    head = last.manifest.head
-    which = f"a newer backup of {head.dataset.name}, @{head.snapshot.name} ({last.id}),"
-    return (f"{which} is not taken: it is signed by {last.signed.by}",)
+    last = max(newer, key=lambda one: (one.document.head.snapshot.created, one.document.head.id))
+    head = last.document.head
+    which = f"a newer backup of {head.dataset.name}, @{head.snapshot.name} ({head.id}),"
+    return (f"{which} is not taken: it is signed by {last.by}",)
 
 
 def points(backups: Sequence[Backup], dataset: str, host: str) -> list[Backup]:

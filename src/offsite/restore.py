@@ -199,6 +199,7 @@ def _look_at_all(work: _Work) -> None:
             with work.depot.chain(_wanted(work, backup), work.stop, work.progress) as chain:
                 _check_free(work, found[target], backup)
                 left = _left_of(found[target], backup, chain, work.request)
+                # Below one that is restored first, only zfs can tell, when its turn comes.
                 if found[target].exists or names.parent_of(target) not in work.places:
                     fits.check_key(found[target], left)
                 need += fits.need(left)

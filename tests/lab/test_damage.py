@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from lab.world import PROVIDERS, World
+from tests.lab.test_chain_restore import get
 
 pytestmark = pytest.mark.gate
 
@@ -133,25 +134,21 @@ def test_a_chunk_swapped_everywhere_never_reaches_zfs(world: World, data: str) -
         left = world.machine.run("zfs", "list", "-Hrt", "snapshot", f"{data}-back", check=False)
         assert left.stdout == ""
         # Nor does it take the place of what is there.
-        guid = guid_of(world, data)
+        guid = get(world, data, "guid")
         world.machine.script(f"echo precious > /{data}/mine; sync")
         mine = world.facts(data)
         told = world.offsite("--restore", data, "--replace", "--yes", status=1).stderr
         assert wrong(told) in {int(name[6:14]) for name in bodies}
-        assert (guid_of(world, data), world.facts(data)) == (guid, mine)
+        assert (get(world, data, "guid"), world.facts(data)) == (guid, mine)
     world.offsite(*restore)
     assert world.facts(f"{data}-back") == before
     done = world.offsite("--restore", data, "--replace", "--yes", "--json").json["restore"]
     assert world.facts(data) == before
-    assert guid_of(world, data) != guid
-    assert (guid_of(world, done["kept"]), world.facts(done["kept"])) == (guid, mine)
+    assert get(world, data, "guid") != guid
+    assert (get(world, done["kept"], "guid"), world.facts(done["kept"])) == (guid, mine)
 
 
 def wrong(told: str) -> int:
     """The number of the one chunk that no provider has as it was stored."""
     (number,) = {*re.findall(r"(?:one|two): chunk (\d+) is not the one", told)}
     return int(number)
-
-
-def guid_of(world: World, dataset: str) -> str:
-    return world.machine.run("zfs", "get", "-Hpo", "value", "guid", dataset).stdout

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from lab.world import World
+from tests.lab.test_chain_restore import get
 from tests.lab.test_increments import backup, change, check_restored
 
 EARLIER = "of another dataset, which had this name before"
@@ -25,21 +26,17 @@ def listed(world: World, data: str) -> list[dict[str, Any]]:
     return rows
 
 
-def guid_of(world: World, name: str) -> str:
-    return world.machine.run("zfs", "get", "-Hpo", "value", "guid", name).stdout.strip()
-
-
 def test_a_snapshot_was_made_anew_under_its_old_name(world: World, data: str) -> None:
     """After a complete backup of the first one: both are there, and told apart."""
     backup(world, f"{data}@s1")
     facts = [world.facts(data)]
-    guids = [guid_of(world, f"{data}@s1")]
+    guids = [get(world, f"{data}@s1", "guid")]
     world.machine.run("zfs", "destroy", f"{data}@s1")
     change(world, data, 1)
     again = backup(world, f"{data}@s1")
     assert (again["type"], again["base"]) == ("incremental", "s1")
     facts.append(world.facts(data))
-    guids.append(guid_of(world, f"{data}@s1"))
+    guids.append(get(world, f"{data}@s1", "guid"))
     rows = listed(world, data)
     assert [row["guid"] for row in rows] == guids
     assert [row["point"] for row in rows] == [row["id"][:15] for row in rows]
@@ -67,7 +64,7 @@ def test_a_dataset_was_made_anew(world: World, pool: str, data: str) -> None:
     rows = listed(world, data)
     assert [row["note"] for row in rows] == [EARLIER, EARLIER, ""]
     assert rows[0]["dataset_guid"] == rows[1]["dataset_guid"] != rows[2]["dataset_guid"]
-    assert rows[2]["dataset_guid"] == guid_of(world, data)
+    assert rows[2]["dataset_guid"] == get(world, data, "guid")
     assert [row["point"] for row in rows] == ["s0", rows[1]["id"][:15], rows[2]["id"][:15]]
     text = world.offsite("--list", data).stdout
     assert f"{data}@s0, {data}@{rows[1]['point']}: {EARLIER}" in " ".join(text.split())

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from lab.world import World, wait_for
+from tests.lab.test_chain_restore import get
 from tests.lab.test_resume import (
     MIB,
     SLOW,
@@ -315,9 +316,7 @@ def test_into_another_pool_and_on_from_there(world: World, pool: str) -> None:
         done = world.offsite(*restore, "--json").json
         assert len(done["restores"]) == 6
         assert [world.content(f"{other}/from{name}") for name in names] == before
-        origin = world.machine.run("zfs", "get", "-Ho", "value", "origin", f"{other}/from/clone")
-        assert origin.stdout == "-\n"
-
+        assert get(world, f"{other}/from/clone", "origin") == "-"
         world.machine.script(f"echo more > /{other}/from/a/more; rm /{other}/from/a/file; sync")
         after = world.facts(f"{other}/from/a")
         (again,) = backup(world, f"{other}/from/a@next")["backups"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import socket
+from collections.abc import Collection
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -73,6 +74,10 @@ def vouch(config: Config) -> KeyFile:
             f"{config.identity_file}: only X25519 identities (AGE-SECRET-KEY-1…) can vouch",
             hint=f"keep {config.allowed_signers_file} with every copy of it",
         )
+    return _let_vouch(config, key, identities)
+
+
+def _let_vouch(config: Config, key: str, identities: Collection[Identity]) -> KeyFile:
     path = vouchers_file(config)
     known = load_vouchers(config, key)
     made = [one for one in (vouchers.vouch(each, key) for each in identities) if one not in known]
@@ -153,9 +158,7 @@ def _allowed_signers(config: Config, signer: Signer) -> KeyFile:
 
 def _vouchers(config: Config, key: str) -> KeyFile:
     """Made where that takes no passphrase; a note says what is missing."""
-    done = KeyFile(vouchers.KIND, vouchers_file(config), created=False)
-    if native_identities(config, ask=False):
-        done = vouch(config)
+    done = _let_vouch(config, key, native_identities(config, ask=False))
     lacking = unvouched(config, key)
     if not lacking:
         return done

@@ -43,8 +43,11 @@ def check(config: Config) -> list[str]:
         proven.append(f"{config.identity_file}: opens what is sealed to the recipients")
     else:
         proven.append(f"{config.identity_file}: not here; needed to restore, not to back up")
-    proven += [_prove_signs(config), _vouched(config)]
-    return proven
+    public = _signer(config)
+    proven.append(
+        f"{config.signing_key_file}: signs, and is trusted ({sshsig.fingerprint(public)})"
+    )
+    return [*proven, _vouched(config, public)]
 
 
 def _prove_opens(recipients: Recipients, identities: Identities, path: Path) -> None:
@@ -59,7 +62,8 @@ def _prove_opens(recipients: Recipients, identities: Identities, path: Path) -> 
         raise KeysError(f"{path} opened something else than was sealed")
 
 
-def _prove_signs(config: Config) -> str:
+def _signer(config: Config) -> str:
+    """The public line of the signing key, which is proven to sign and to be trusted."""
     key = load_signing_key(config)
     for namespace in signers.NAMESPACES:
         public = sshsig.verify(_PROOF, sshsig.sign(_PROOF, key, namespace), namespace)
@@ -70,11 +74,10 @@ def _prove_signs(config: Config) -> str:
             f"{config.signing_key_file}: its signatures are not trusted here, nor by a restore",
             hint=f"offsite keys init adds it to {config.allowed_signers_file}",
         )
-    return f"{config.signing_key_file}: signs, and is trusted ({sshsig.fingerprint(public)})"
+    return public
 
 
-def _vouched(config: Config) -> str:
-    key = sshsig.public_line(load_signing_key(config))
+def _vouched(config: Config, key: str) -> str:
     recipients, lacking = load_recipients(config).lines, unvouched(config, key)
     told = f"{vouchers_file(config)}: {len(recipients) - len(lacking)} of {len(recipients)}"
     if not lacking:
