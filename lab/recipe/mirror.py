@@ -10,7 +10,7 @@ from lab.recipe import hosttools
 
 APT = Path("/etc/apt")
 OS_RELEASE = Path("/etc/os-release")
-DEBOOTSTRAP_SCRIPT = Path("/usr/share/debootstrap/scripts/sid")
+DEBOOTSTRAP = Path("/usr/sbin/debootstrap")
 KEYRING = Path("/usr/share/keyrings/debian-archive-keyring.gpg")
 
 
@@ -71,6 +71,8 @@ def deb822_entries(text: str) -> Iterator[tuple[str, str]]:
 
 
 def _from_debootstrap() -> str | None:
-    hosttools.need_file(DEBOOTSTRAP_SCRIPT, "debootstrap")
-    match = re.search(r"^default_mirror\s+(\S+)", DEBOOTSTRAP_SCRIPT.read_text(), re.MULTILINE)
+    """Its default is Debian's own archive, also where it is Ubuntu's package; the scripts of other
+    archives say so themselves."""
+    hosttools.need_file(DEBOOTSTRAP, "debootstrap")
+    match = re.search(r'^DEF_MIRROR="([^"$]+)"', DEBOOTSTRAP.read_text(), re.MULTILINE)
     return match[1] if match else None
