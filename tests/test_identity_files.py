@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
 from offsite import age, config
+from tests.programs import needs
+from tests.terminal import on_terminal
 from tests.test_commands import MONDAY, STREAM, home_of_two
 from tests.whole import TARGET, Home
 
@@ -67,6 +70,32 @@ def test_it_opens_the_backup(home: Home, kind: str) -> None:
         assert (ran.status, home.received) == (0, STREAM), ran
     finally:
         path.write_bytes(before)
+
+
+@pytest.mark.parametrize("answer", ["correct horse", "wrong"])
+def test_it_is_behind_a_passphrase(home: Home, tmp_path: Path, answer: str) -> None:
+    """With others, as a Windows editor left them: asked once, before the first byte."""
+    needs("age")
+    path = identity(home)
+    before = path.read_bytes()
+    locked, words = tmp_path / "locked", [b"correct horse"] * 2
+    try:
+        path.write_bytes(crlf("\n".join([*SECRETS, before.decode()])).encode())
+        status, output = on_terminal(["age", "-p", "-o", str(locked), str(path)], words)
+        assert status == 0, output
+        path.write_bytes(locked.read_bytes())
+        home.forget()
+        argv = [sys.executable, "-m", "offsite", "--restore", MONDAY, "--as", TARGET]
+        status, output = on_terminal(argv, [answer.encode()])
+    finally:
+        path.write_bytes(before)
+    assert output.count("Enter passphrase") == 1, output
+    assert "AGE-SECRET" not in output.upper()
+    if answer == "wrong":
+        assert (status, home.calls("receive")) == (2, [])
+        assert "did not open it" in output
+    else:
+        assert (status, home.received) == (0, STREAM), output
 
 
 def test_several_of_which_none_opens_it(home: Home) -> None:

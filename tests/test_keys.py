@@ -6,8 +6,6 @@ import base64
 import contextlib
 import functools
 import os
-import pty
-import select
 import shlex
 import shutil
 import stat
@@ -28,6 +26,7 @@ from offsite.errors import KeysError, OffsiteError
 from offsite.keys import files, signers
 from offsite.keys.load import vouchers_file
 from tests.programs import needs
+from tests.terminal import on_terminal
 
 VOUCHERS = "vouchers for the signing key"
 
@@ -406,22 +405,6 @@ def test_files_with_a_byte_order_mark(config: Config, before: str) -> None:
 
 
 # --- an identity behind a passphrase --------------------------------------------------------------
-
-
-def on_terminal(argv: list[str], answers: list[bytes]) -> tuple[int, str]:
-    """Run a program on a terminal, typing an answer at each prompt; its status and output."""
-    pid, terminal = pty.fork()
-    if pid == 0:
-        os.execvp(argv[0], argv)  # noqa: S606 - no shell is what we want
-    output = bytearray()
-    with contextlib.suppress(OSError):  # EIO: the program has closed its terminal
-        while select.select([terminal], [], [], 120)[0] and (data := os.read(terminal, 4096)):
-            output += data
-            if answers and output.rstrip().endswith(b":"):
-                output += b"\n"
-                os.write(terminal, answers.pop(0) + b"\n")
-    os.close(terminal)  # whoever still waits for an answer gets SIGHUP
-    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), output.decode()
 
 
 SCRIPT = f"""

@@ -76,10 +76,14 @@ class Home:
         facts = f"{len(stream)} {guid}\t{createtxg}\t1768651200\n"
         (folder / f"{name}.facts").write_text(facts)
 
-    def offsite(self, *arguments: str) -> Ran:
-        """Run a command to its end; no thread of it is left."""
+    def forget(self) -> None:
+        """From now on ``calls`` and ``received`` tell of the next command."""
         (self.folder / "calls").write_text("")
         (self.folder / "received").unlink(missing_ok=True)
+
+    def offsite(self, *arguments: str) -> Ran:
+        """Run a command to its end; no thread of it is left."""
+        self.forget()
         out, err, before = io.StringIO(), io.StringIO(), {*threading.enumerate()}
         try:
             with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
