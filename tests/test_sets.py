@@ -60,6 +60,7 @@ case "$*" in
     made=$(grep "^$source@" made | cut -f 2-)
     printf '%s\\t%s\\n' "$name" "$made" >> made
     printf '%s\\t0\\tfilesystem\\tlz4\\t0\\t0\\toff\\t-\\n' "$dataset" >> tree ;;
+"get -pHo value available"*) [ ! -e room ] || cat room ;;
 "get -Ho value "* | "get -s "* | "get -pHo value "*) echo - ;;
 "get -pHo property,value written"*) printf 'written\\t0\\nmounted\\tno\\n' ;;
 "get -pHo property,source "*) printf 'type\\t-\\n' ;;
@@ -112,10 +113,10 @@ class Pool:
         (home.folder / "zfs").write_text(_ZFS.format(folder=home.folder))
         home.configure(ONE_REMOTE="/one", TWO_REMOTE="/two")
 
-    def has(self, *names: str) -> None:
-        """From now on."""
+    def has(self, *names: str, since: int = 1) -> None:
+        """From now on; with another ``since`` these are other snapshots."""
         rows = []
-        for number, name in enumerate(names, 1):
+        for number, name in enumerate(names, since):
             rows.append(f"{name}\t{number}\tfilesystem\tlz4\t0\t0\toff\t-\n")
             stream = repo.stream(number + 100, [repo.noise(2000, number)])
             (self.folder / name.replace("/", "_")).write_bytes(stream)
@@ -204,6 +205,34 @@ def test_a_pool_is_one_set(pool: Pool, jobs: str) -> None:
     (name,) = {one["snapshot"] for one in done["backups"]}
     assert pool.home.calls("snapshot") == [f"snapshot -r tank@{name}"]
     assert pool.places() == {"tank": BOTH, "tank/a": BOTH, "tank/b": BOTH}
+
+
+@pytest.mark.parametrize("jobs", [2, 3])
+def test_datasets_are_backed_up_side_by_side(
+    pool: Pool, monkeypatch: pytest.MonkeyPatch, jobs: int
+) -> None:
+    """Each waits for the others before its first chunk is stored."""
+    together = threading.Barrier(jobs, timeout=repo.LONG)
+    monkeypatch.setattr(pool.stores["one"], "fail", lambda _halt: together.wait())
+    pool.fail("chunk-", one=range(jobs))
+    assert pool.backup("tank", "--jobs", str(jobs)).json["failed"] == {}
+
+
+def test_one_by_one(pool: Pool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """None begins before the one before it is complete."""
+    complete = list[int]()
+    store = pool.stores["one"]
+    monkeypatch.setattr(store, "fail", lambda _halt: complete.append(manifests(store)))
+    pool.fail("chunk-", one=range(3))
+    assert pool.backup("tank", *ONE_BY_ONE).json["failed"] == {}
+    assert complete == [0, 1, 2]
+
+
+def test_just_the_root(pool: Pool) -> None:
+    done = pool.backup("tank@s", "--no-recursive").json
+    assert [one["dataset"] for one in done["backups"]] == ["tank"]
+    assert pool.home.calls("snapshot") == ["snapshot tank@s"]
+    assert pool.places() == {"tank": BOTH}
 
 
 def test_a_snapshot_of_the_set_that_is_gone_when_its_turn_comes(pool: Pool) -> None:
@@ -414,6 +443,39 @@ def test_a_tree_is_not_put_in_the_place_of_another(pool: Pool) -> None:
     assert (refused.status, pool.received()) == (2, {})
     assert refused.stderr.splitlines()[0] == "ERROR: --replace is for one dataset"
     assert "--no-recursive" in refused.stderr
+
+
+REFUSED = {
+    "room": (("--as", "tank/new"), "not enough room: 9.52 KiB are to be received, tank has"),
+    "name": (("--as", f"tank/{'n' * 250}"), "has 257 characters"),
+    "parent": (("--as", "tank/there/new"), "the parent tank/there of tank/there/new does not"),
+    "pool": ((), "no pool tank here; a dataset is restored into a pool"),
+}
+
+
+@pytest.mark.parametrize("why", REFUSED)
+def test_a_tree_is_refused_before_the_first_byte(pool: Pool, why: str) -> None:
+    """The room would do for each of them by itself."""
+    pool.backup("tank@s")
+    if why == "room":
+        (pool.folder / "room").write_text("4000\n")
+    if why == "pool":
+        (pool.folder / "tree").write_text("")
+    more, told = REFUSED[why]
+    ran = pool.home.offsite("--restore", "tank", "-R", *more, "--json")
+    assert ran.status == 2, ran
+    assert told in ran.json["error"]
+    assert pool.home.calls("receive") == pool.home.calls("create") == []
+
+
+def test_an_older_set_is_taken_with_a_warning(pool: Pool) -> None:
+    pool.backup("tank@s")
+    pool.has(*NAMES[:3], since=11)
+    pool.fail(one=[2], two=[2])
+    pool.backup("tank@t", *ONE_BY_ONE, status=3)
+    ran = pool.restore("tank")
+    assert {one["snapshot"] for one in ran.json["restores"]} == {"s"}
+    assert "@s is taken: the newer @t has only 2 of 3 datasets" in ran.stderr
 
 
 def test_a_pool_is_no_file(pool: Pool, tmp_path: Path) -> None:
