@@ -1,13 +1,15 @@
 """For all tests: examples take as long as they take, since the machine may be loaded; totals."""
 
+import functools
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, settings
 
+from tests.properties import told
 from tests.thorough import THOROUGH
 
 # On what is the profile of the environment: in CI, hypothesis draws the same examples every time.
@@ -32,6 +34,9 @@ HEAVY = {
 }
 
 
+MEASURED = "measured"
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Mark the heavy tests, and begin with them: at the end all workers have something to do."""
     for item in items:
@@ -47,8 +52,19 @@ def short_path() -> Iterator[Path]:
         yield Path(name)
 
 
+@pytest.fixture
+def measured(record_property: Callable[[str, object], None]) -> Callable[[str], None]:
+    """What it is told is shown at the end, whether or not the test passed."""
+    return functools.partial(record_property, MEASURED)
+
+
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """Add this run's counts, and the names of what failed, to what script/test sums up."""
+    """Show what was measured. Add this run's counts, and the names of what failed, to what
+    script/test sums up."""
+    figures = told(terminalreporter, MEASURED)
+    if figures:
+        terminalreporter.section(MEASURED)
+        terminalreporter.write_line("\n".join(map(str, figures)))
     totals = os.environ.get("OFFSITE_TOTALS")
     if totals is None or hasattr(terminalreporter.config, "workerinput"):
         return  # a worker of pytest-xdist: the one who gathers the results tells

@@ -19,11 +19,12 @@ from lab.host import usable
 from lab.process import tail
 from lab.recipe.release import LATEST
 from lab.world import World
+from tests.properties import told
 
 HERE = Path(__file__).parent
 NUMBERS = count(1)
 ONE_WORKER = {"test_versions.py"}  # they share a second machine
-SCORES = "fault matrix"  # a property of tests: workers hand reports to the one who shows them
+SCORES = "fault matrix"
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -121,14 +122,11 @@ def scores(record_property: Callable[[str, object], None]) -> Iterator[list[Scor
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     """Show the fault matrix, whether or not the tests passed."""
-    ended = [
-        told
-        for reports in terminalreporter.stats.values()
-        for told in reports
-        if getattr(told, "when", None) == "teardown"
+    scores = [
+        score
+        for each in told(terminalreporter, SCORES)
+        for score in msgspec.json.decode(str(each), type=list[Score])
     ]
-    told = (value for one in ended for name, value in one.user_properties if name == SCORES)
-    scores = [score for each in told for score in msgspec.json.decode(each, type=list[Score])]
     if scores:
         terminalreporter.section("fault matrix")
         terminalreporter.write_line(report.table(scores))

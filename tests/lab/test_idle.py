@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from typing import Any
 
 from lab.world import QUICK_KEY, World
@@ -101,8 +102,7 @@ def test_what_was_taken_back_is_not_the_same(world: World, pool: str) -> None:
     assert "/a" in sent(backup(world, root, "s3"), root)
 
 
-def test_a_fleet(world: World, pool: str) -> None:
-    """Measured, and printed."""
+def test_a_fleet(world: World, pool: str, measured: Callable[[str], None]) -> None:
     root = f"{pool}/fleet"
     world.machine.script(
         f"zfs create -o mountpoint=/{root} {root}\n"
@@ -117,6 +117,6 @@ def test_a_fleet(world: World, pool: str) -> None:
     began = time.monotonic()
     done = backup(world, root, "s2")
     seconds = time.monotonic() - began
-    print(f"{FLEET} datasets: {first:.1f} s, 3 of them changed: {seconds:.1f} s")  # noqa: T201
+    measured(f"{FLEET} datasets: {first:.1f} s, 3 of them changed: {seconds:.1f} s")
     assert sent(done, root) == ["/d10", "/d30", "/d50"]
     assert seconds < first / 2
