@@ -1,6 +1,6 @@
 """The door to zfs, with small real programs in its place where faults are wanted.
 
-tests/lab/test_zfs.py goes through the same door to real OpenZFS.
+tests/lab/zfs/test_transfer.py goes through the same door to real OpenZFS.
 """
 
 import gc

@@ -1,4 +1,7 @@
-"""ZFS's naming rules, as OpenZFS 2.1 applies them (tests/lab/test_zfs.py asks the real one)."""
+"""ZFS's naming rules, as OpenZFS 2.1 applies them.
+
+tests/lab/zfs/test_datasets.py asks the real one.
+"""
 
 import re
 import string

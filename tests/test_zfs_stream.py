@@ -1,7 +1,7 @@
 """The follower against streams made here field by field, cut anywhere.
 
 What it must tell of a chunk is computed a second time, plainly, from the list of records.
-tests/lab/test_zfs.py does the same with real streams.
+tests/lab/zfs/test_streams.py does the same with real streams.
 """
 
 import contextlib
