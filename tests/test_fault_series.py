@@ -3,16 +3,20 @@ many strikes a series has."""
 
 from __future__ import annotations
 
+import json
 import random
 from collections import deque
 from pathlib import Path
+from types import SimpleNamespace
+from typing import cast
 
 import pytest
 
 from lab.faults import plan
+from lab.faults import series as rules
 from lab.faults.plan import Strike
 from lab.faults.report import Fault, Score
-from lab.faults.run import Phase
+from lab.faults.run import Phase, Run
 from lab.faults.series import Series
 from lab.faults.victims import Victim
 from lab.host import Host
@@ -66,8 +70,63 @@ def test_what_newer_receives_fall_back_by(
     series.known = 12
     series._compare("Resuming restore to tank/b: 8 of 20 chunks are received")
     assert (series.score.lost, series.known) == (lost, 8)
-    series._compare("Processing chunk 0")  # from nothing: that is no falling back
-    assert series.score.lost == lost + 8
+    series._compare("Processing chunk 0")  # the very first is not called resuming
+    assert series.score.lost == lost + (8 if lost else 0)
+
+
+@pytest.mark.parametrize(("found", "lost"), [(4, 0), (3, 1), (0, 4)])
+def test_no_file_is_so_long_that_a_receive_falls_back_further(
+    found: int, lost: int, tmp_path: Path
+) -> None:
+    series = nowhere(tmp_path, "--restore", "2.3.2")
+    series.known = rules.FALL_BACK + 4
+    told = f"Resuming restore to tank/b: {found} of 30 chunks are received"
+    series._compare(told if found else "Processing chunk 0")
+    assert series.score.lost == lost
+
+
+MIB = 1 << 20
+KILLED = rules.IN_FLIGHT + rules.REPEATED + rules.ELSE
+
+
+@pytest.mark.parametrize(
+    ("done", "moved", "beyond"),
+    [
+        (False, 4 * MIB + KILLED, 0),  # 4 are stored behind the seam
+        (False, 4 * MIB + KILLED + 7, 7),
+        (True, 10 * MIB + rules.REPEATED, 0),  # 10 were missing behind it
+        (True, 10 * MIB + rules.REPEATED + 7, 7),
+        (True, 20 * MIB, 8 * MIB),  # all of it, from nothing
+    ],
+)
+def test_what_a_backup_may_read_again(
+    *, done: bool, moved: int, beyond: int, tmp_path: Path
+) -> None:
+    for verb, tokens, counts in (
+        ("--backup", True, True),
+        ("--backup", False, False),
+        ("--restore", True, False),
+    ):
+        series = nowhere(tmp_path, verb)
+        series.tokens = tokens
+        journal(tmp_path, 10 * MIB, 10 * MIB)
+        series._read_journal()
+        journal(tmp_path, 14 * MIB, 13 * MIB)
+        told = {"sent_bytes": moved, "stream_bytes": 20 * MIB}
+        ran = Ran(0, json.dumps({"backup": told}), "") if done else Ran(1, "", "")
+        run = SimpleNamespace(log="", moved=moved, committing=done)
+        series._judge(cast(Run, run), ran, [(Victim.ZFS, Phase.TRANSFER)])
+        assert series.score.beyond == (beyond if counts else 0)
+        series.score.identical = True
+        assert series.score.clean == (not series.score.beyond)
+
+
+def journal(home: Path, stored: int, seam: int) -> None:
+    """One receipt of so many bytes, in which the last seam ends there."""
+    folder = home / ".local/state/offsite/journals"
+    folder.mkdir(parents=True, exist_ok=True)
+    receipt = {"offset": stored - MIB, "length": MIB, "seam": {"end": seam}}
+    (folder / "a.jsonl").write_text(json.dumps({"receipts": [receipt]}) + "\n")
 
 
 def test_enough_interruptions_and_then_only_the_late_strikes(

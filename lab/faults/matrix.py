@@ -9,14 +9,13 @@ from collections.abc import Mapping
 from lab.faults import leftovers, report
 from lab.faults.plan import Strike, draw
 from lab.faults.report import Score
-from lab.faults.series import Series
+from lab.faults.series import ARENA, Series
 from lab.faults.subjects import Subject
 from lab.faults.victims import Victim
 from lab.world import World
 
 # Bytes a second to or from each provider: time to strike.
 SLOW = {"--backup": "--bwlimit 600k", "--restore": "--bwlimit 2M"}
-ARENA = 5  # MiB, for two chunks on their way: zfs shall wait for the providers, as it mostly does
 RESTORES = 3  # at most, of one backup
 TOO_SMALL = re.compile(r"takes (?:more than|at least) (\d+)M")
 
@@ -56,6 +55,7 @@ def play(
     settings = {**narrow, **subject.settings(world, dataset)}
     backup = ("--backup", f"{dataset}@s{seed}", *subject.way)  # each seed sends everything
     saving = _series(world, f"{subject.name} backup", seed, backup, settings)
+    saving.tokens = not subject.old
     _play(saving, interruptions * 2 // 3)
     saving.score.leftovers += leftovers.of_source(world, dataset, snapshots)
     scores = [saving.score]

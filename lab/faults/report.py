@@ -10,13 +10,14 @@ from lab.faults.victims import Victim
 
 HEAD = (
     "series", "seed", "faults", "in transfer", "survived", "interrupted", "resumed", "lost",
-    "identical", "left over", "stream", "re-sent", "seconds",
+    "identical", "left over", "stream", "re-sent", "beyond", "seconds",
 )  # fmt: skip
 NOTE = (
     "in transfer: struck while the stream flowed (the others: while starting, or at the end);"
     " survived: the run went on; resumed: runs that went on from what an earlier one had stored;"
     " lost: chunks stored but not found again; re-sent: what all runs together read from zfs send"
-    " or wrote to zfs receive (the kernel's count, sampled until each kill), less the stream"
+    " or wrote to zfs receive (the kernel's count, sampled until each kill), less the stream;"
+    " beyond: what backups by token read of it above their bound (series.py)"
 )
 
 
@@ -42,6 +43,7 @@ class Score:
     leftovers: list[str] = field(default_factory=list)
     stream: int = 0
     moved: int = 0
+    beyond: int = 0
     seconds: float = 0
 
     @property
@@ -51,8 +53,8 @@ class Score:
 
     @property
     def clean(self) -> bool:
-        """Nothing lost, nothing changed, nothing left."""
-        return self.identical and not self.lost and not self.leftovers
+        """Nothing lost, nothing changed, nothing left, nothing sent again that need not be."""
+        return self.identical and not (self.lost or self.beyond or self.leftovers)
 
 
 def faults(scores: Sequence[Score]) -> list[Fault]:
@@ -108,6 +110,7 @@ def _row(name: str, seed: str, scores: Sequence[Score]) -> tuple[str, ...]:
         str(sum(len(score.leftovers) for score in scores)),
         _mib(sum(score.stream for score in scores)),
         _mib(sum(max(score.moved - score.stream, 0) for score in scores)),
+        _mib(sum(score.beyond for score in scores)),
         f"{sum(score.seconds for score in scores):.0f}",
     )
 

@@ -11,11 +11,13 @@ from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from lab.faults import victims
 from lab.faults.plan import Strike
 from lab.faults.report import Fault, Score
 from lab.faults.run import DefectError, Phase, Run
+from lab.faults.subjects import NOISE
 from lab.faults.victims import Victim
 from lab.world import Ran, World, wait_for
 
@@ -33,6 +35,22 @@ STATUSES = {
 }
 FATAL = {Victim.MAIN, Victim.INTERRUPT, Victim.SSH, Victim.ZFS}
 _NOTES_OBJECTS = [2, 2, 8]  # zfs receive does, from here on: see zfs/resuming.py
+_CHUNK = 1 << 20  # bytes; as World.configure sets it
+# Chunks by which a receive may then fall back: to the OBJECT of the file that it is in. That stands
+# before the data of all files of its batch (32 dnodes): the noise and less than 3 MiB of others
+# (world.FILES); of a volume all it has, 14.3 MiB. One more, for neither end need be a chunk's.
+FALL_BACK = NOISE + 3 + 1
+# Bytes that an interrupted run has read and nobody finds again. All that is read and has no receipt
+# yet is in as many chunks as there are slots (pipeline.store: ``in_flight``), none of which is
+# smaller than a chunk, in an arena of ARENA MiB (matrix.prepare).
+ARENA = 5  # for two chunks on their way: zfs shall wait for the providers, as it mostly does
+IN_FLIGHT = ARENA * _CHUNK
+# Bytes that ``zfs send -t`` repeats up to the seam (zfs/join.py): the seam's own record (1 MiB, if
+# that is the recordsize), what governs it, blocks before it. The lab's tests of resumes hold it to
+# the same.
+REPEATED = 2 << 20
+# Bytes that the main thread reads besides, of which a killed run's count cannot be rid (run.Run).
+ELSE = 1 << 20
 RESUMING = re.compile(
     r"Resuming (?:backup|restore) .*: (\d+) of ~?\d+ chunks are (?:stored|received)(?: \((.*)\))?"
 )
@@ -44,6 +62,7 @@ class Series:
 
     ``known`` chunks are what the next run must find. Only the ``lasting`` ones of them, up to the
     last seam, stay when it goes on by a token: what is behind is sent again (ARCHITECTURE.md).
+    ``seam`` is where that ends in the stream. ``tokens``: whether zfs knows them when it sends.
     """
 
     world: World
@@ -55,6 +74,8 @@ class Series:
     shared: set[Path] = field(default_factory=set)
     known: int = 0
     lasting: int = 0
+    seam: int = 0
+    tokens: bool = True
 
     def play(self, plan: Sequence[Strike], enough: int) -> Ran:
         """Strike as planned, then let one run go to its end; how that ended.
@@ -120,11 +141,20 @@ class Series:
             ended = ran.status != 0 and number == len(struck)
             self.score.faults.append(Fault(victim, phase, ended))
         self._compare(run.log)
-        self.score.moved += self._moved(run, ran)
+        done = ran.json.get("backup", {}) if ran.status == 0 else {}
+        sent = done.get("sent_bytes")
+        moved = run.moved if sent is None else int(sent)
+        self.score.moved += moved
+        if self.command[0] != "--backup" or not self.tokens:
+            return
+        if done:
+            self._bound(moved, int(done["stream_bytes"]), REPEATED)
+        elif not run.committing:  # then all is stored, and there may be no journal any more
+            self._bound(moved, self._stored(), REPEATED + IN_FLIGHT + ELSE)
 
-    def _moved(self, run: Run, ran: Ran) -> int:
-        told = ran.json.get("backup", {}).get("sent_bytes") if ran.status == 0 else None
-        return run.moved if told is None else int(told)
+    def _bound(self, moved: int, stored: int, more: int) -> None:
+        """A run may read what is stored now and was not up to the seam, and so much ``more``."""
+        self.score.beyond += max(moved - max(stored - self.seam, 0) - more, 0)
 
     def _compare(self, log: str) -> None:
         """Whether this run found what earlier ones had stored, or received."""
@@ -132,25 +162,37 @@ class Series:
         if every:
             found = every[-1]  # the way that was taken, if zfs did not serve the first
             self.score.resumed += 1
-            if not self._falls_back():
-                self.score.lost += max(self.known - int(found[1]), 0)
+            self.score.lost += max(self.known - int(found[1]) - self._may_fall_back(), 0)
             self.known = min(int(found[1]), self.lasting) if found[2] == "token" else int(found[1])
         elif "Processing chunk" in log:
-            self.score.lost += self.known
+            self.score.lost += max(self.known - self._may_fall_back(), 0)
 
-    def _falls_back(self) -> bool:
-        """Whether a receive goes on where its file begins, if it was killed soon (ARCHITECTURE)."""
+    def _may_fall_back(self) -> int:
+        """By how many chunks a receive may that was killed soon (ARCHITECTURE), even to the very
+        first, which a restore does not call resuming."""
         version = [int(part) for part in self.world.machine.version.split(".")]
-        return self.command[0] == "--restore" and version >= _NOTES_OBJECTS
+        falls = self.command[0] == "--restore" and version >= _NOTES_OBJECTS
+        return FALL_BACK if falls else 0
 
     def _read_journal(self) -> None:
         """Every receipt in the journal is of a chunk that all providers have."""
-        folder = self.world.home / ".local/state/offsite/journals"
-        for path in folder.glob("*.jsonl"):
+        if (receipts := self._receipts()) is None:
+            return
+        self.known = max(self.known, len(receipts))
+        seam = receipts[-1].get("seam") if receipts else None
+        self.seam = seam["end"] if seam else 0
+        self.lasting = sum(receipt["offset"] < self.seam for receipt in receipts)
+
+    def _stored(self) -> int:
+        """Bytes of the stream, as the journal tells."""
+        receipts = self._receipts()
+        return int(receipts[-1]["offset"] + receipts[-1]["length"]) if receipts else 0
+
+    def _receipts(self) -> list[dict[str, Any]] | None:
+        """None if there is no journal."""
+        found = None
+        for path in (self.world.home / ".local/state/offsite/journals").glob("*.jsonl"):
             lines = path.read_bytes().splitlines(keepends=True)
             entries = [line for line in lines if line.startswith(b"{") and line.endswith(b"\n")]
-            receipts = [json.loads(line)["receipts"][0] for line in entries]
-            self.known = max(self.known, len(receipts))
-            seam = receipts[-1].get("seam") if receipts else None
-            end = seam["end"] if seam else 0
-            self.lasting = sum(receipt["offset"] < end for receipt in receipts)
+            found = [json.loads(line)["receipts"][0] for line in entries]
+        return found

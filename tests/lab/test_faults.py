@@ -54,9 +54,11 @@ def interrupt(world: World, pool: str, subject: Subject, enough: int) -> list[Sc
 
 
 def check(world: World, mine: list[Score], enough: int) -> None:
-    """Nothing was lost, nothing is left, and every process of the data path was killed."""
+    """Nothing was lost, nothing left, nothing sent again that need not be; and every process of the
+    data path was killed."""
     assert [score.leftovers for score in mine] == [[] for _ in mine]
     assert all(score.identical and not score.lost for score in mine)
+    assert [score.beyond for score in mine] == [0] * len(mine)
     assert report.interruptions(mine) >= enough
     victims = {fault.victim for fault in report.faults(mine)}
     assert victims >= {*Victim} - ({Victim.SSH} if not world.machine.zfs_settings() else set())
