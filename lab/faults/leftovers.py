@@ -12,6 +12,7 @@ from lab.world import World
 
 PROVIDERS = ("one", "two")
 PATIENCE = 20  # seconds in which what was killed may vanish
+SPARE = 2  # snapshots whose bookmarks stay (ARCHITECTURE: Chains); both providers have the same
 
 
 def of_world(world: World, shared: Iterable[Path]) -> list[str]:
@@ -25,10 +26,16 @@ def of_world(world: World, shared: Iterable[Path]) -> list[str]:
 
 
 def of_source(world: World, dataset: str, snapshots: Iterable[str]) -> list[str]:
-    """Holds."""
+    """Holds; bookmarks of ours but those of the newest snapshots."""
     names = [f"{dataset}@{snapshot}" for snapshot in snapshots]
     told = world.machine.run("zfs", "holds", "-H", *names).stdout.splitlines()
-    return [f"hold {line}" for line in told]
+    ours = f"{dataset}#offsite-"
+    asked = ("zfs", "list", "-Hd", "1", "-t", "bookmark", "-o", "guid,name", "-s", "createtxg")
+    listed = [line.split("\t") for line in world.machine.run(*asked, dataset).stdout.splitlines()]
+    marks = [(guid, name) for guid, name in listed if name.startswith(ours)]
+    newest = [*dict.fromkeys(guid for guid, _ in marks)][-SPARE:]
+    surplus = [f"bookmark {name}" for guid, name in marks if guid not in newest]
+    return [f"hold {line}" for line in told] + surplus
 
 
 def of_target(world: World, target: str, snapshots: Iterable[str]) -> list[str]:
