@@ -1,0 +1,62 @@
+"""A guest that does not come up: that is told within its deadline, and nothing of it is left."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+import pytest
+
+from lab import engine, keeper, uml
+from lab.errors import LabError
+from lab.plan import Spec
+from lab.recipe.build import Product
+
+NETWORK = "touch bess; exec sleep 300"
+HANGS = "echo BOOTING; sleep 300 & sleep 300"
+
+
+@pytest.fixture
+def spec(tmp_path: Path) -> Spec:
+    """What to boot: shell scripts in place of the network and, yet to be written, the kernel."""
+    product, folder = Product(tmp_path / "product", emulated=False), tmp_path / "offsite-lab-x"
+    folder.mkdir()
+    write_program(product.network / "ld-linux-x86-64.so.2", NETWORK)
+    return Spec(product, memory=64, disk=None, folder=folder, patience=1)
+
+
+def write_program(path: Path, script: str) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(f"#!/bin/sh\n{script}\n")
+    path.chmod(0o755)
+
+
+@pytest.mark.parametrize(
+    ("script", "least"),
+    [
+        (HANGS, 1),
+        (f"echo lab: ready; {HANGS}", 1),  # and nobody answers at its port
+        ("echo BOOTING; exit 1", 0),
+    ],
+)
+@pytest.mark.parametrize("owned", [True, False])
+def test_a_guest_that_never_answers(
+    spec: Spec, monkeypatch: pytest.MonkeyPatch, script: str, least: float, *, owned: bool
+) -> None:
+    write_program(spec.product.kernel, script)
+    monkeypatch.setattr(uml, "forward", lambda _, free_port: free_port())
+    check_told(spec, "(?s)did not answer within 1 s\n.*serial.log: .*BOOTING", least, owned=owned)
+
+
+def test_a_guest_whose_network_does_not_start(spec: Spec, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_program(spec.product.kernel, HANGS)
+    monkeypatch.setattr(uml, "API_TIMEOUT", 0.5)
+    check_told(spec, "(?s)the guest's network does not start.*BOOTING", 0.5)
+
+
+def check_told(spec: Spec, pattern: str, least: float, *, owned: bool = True) -> None:
+    began = time.monotonic()
+    with pytest.raises(LabError, match=pattern):
+        engine.start(spec, owned=owned)
+    assert least <= time.monotonic() - began < 60
+    assert keeper._members(spec.folder) == []
