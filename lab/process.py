@@ -37,7 +37,8 @@ def run(
     """Run a program to its end and return its standard output.
 
     `env` is added to our environment; `timeout` is in seconds.
-    Raises CommandError with the program's last words when it fails.
+    Raises CommandError with the program's last words when it fails, LabError with them when it does
+    not end.
     """
     words = [str(word) for word in argv]
     try:
@@ -55,11 +56,21 @@ def run(
     except OSError as error:
         raise LabError(f"cannot start {words[0]}: {error.strerror}") from error
     except subprocess.TimeoutExpired as error:
-        raise LabError(f"{' '.join(words[:3])} did not end within {timeout:.0f} s") from error
+        what = f"{' '.join(words)} did not end within {timeout:.0f} s"
+        # Bytes, whatever was asked for.
+        out, err = (
+            bytes(said or b"").decode(errors="replace") for said in (error.stdout, error.stderr)
+        )
+        raise LabError(f"{what}\n{_last_words(out, err)}") from error
     if done.returncode:
-        words_of_it = "\n".join((done.stderr + done.stdout).splitlines()[-LAST_LINES:])
-        raise CommandError(f"{' '.join(words)}: status {done.returncode}\n{words_of_it}")
+        told = _last_words(done.stdout, done.stderr)
+        raise CommandError(f"{' '.join(words)}: status {done.returncode}\n{told}")
     return done.stdout
+
+
+def _last_words(out: str, err: str) -> str:
+    """Errors last: they must not be lost to what was printed."""
+    return "\n".join((out + err).splitlines()[-LAST_LINES:])
 
 
 def run_logged(

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from lab.errors import LabError
-from lab.process import run_logged
+from lab.errors import CommandError, LabError
+from lab.process import run, run_logged
 from tests import repo
 
 
@@ -26,3 +26,14 @@ def test_a_step_that_fails_shows_the_end_of_its_log(tmp_path: Path) -> None:
         run_logged(["sh", "-c", "echo no such header; exit 3"], log, cwd=tmp_path, timeout=60)
     run_logged(["sh", "-c", "echo $WHAT"], log, cwd=tmp_path, env={"WHAT": "done"}, timeout=60)
     assert log.read_text().endswith("\ndone\n")
+
+
+@pytest.mark.parametrize("into", ["1", "2"])
+def test_a_program_that_hangs_or_fails_is_told_with_its_last_words(into: str) -> None:
+    """Such as apt, where a mirror sends nothing."""
+    said = f"seq 99; echo Waiting for headers >&{into}"
+    with pytest.raises(LabError, match=r"(?s)sleep 300 did not end within 1 s\n.*for headers") as e:
+        run(["sh", "-c", f"{said}; exec sleep 300"], timeout=1)
+    assert len(str(e.value).splitlines()) == 1 + 25
+    with pytest.raises(CommandError, match=r"(?s)status 7\n.*for headers"):
+        run(["sh", "-c", f"{said}; exit 7"], timeout=60)
