@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -21,6 +22,44 @@ def test_throughput_fails_if_it_is_not_faster(
     assert throughput.main(["--stream", str(stream)]) == status
     enact(monkeypatch, {("backup", PEER): 20, ("restore", PEER): 4.9, ("backup", OURS): 10})
     assert throughput.main(["--stream", str(stream)]) == 1
+
+
+@pytest.mark.parametrize(
+    ("ours", "spent", "told"),
+    [
+        (Run(5, 12.9, 1000, 1), 0.64, ""),
+        (Run(5, 13.1, 1000, 1), 0.01, "backup takes more processor time"),
+        (Run(5, 12.9, 1001, 1), 0.01, "backup stores more"),
+        (Run(5, 12.9, 1000, 1), 0.65, "following the records takes too much"),
+    ],
+)
+def test_throughput_fails_if_it_is_dearer(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    ours: Run,
+    spent: float,
+    told: str,
+) -> None:
+    """By the medians of all rounds, of the backup."""
+    stream = tmp_path / "stream"
+    stream.write_bytes(repo.stream(77, [repo.noise(5000)]))
+    enact(monkeypatch, {("backup", PEER): 13})
+    medians = {("backup", OURS): ours, ("backup", PEER): Run(13, 13, 1000, 1)}
+    rounds = iter([0, 1, -1])
+
+    def compete(contender: Contender, _: Path, runs: Runs) -> None:
+        by = next(rounds) if contender.name == OURS else 0
+        for what in ("backup", "restore"):
+            one = medians.get((what, contender.name), Run(5, 5, 1, 1))
+            other = replace(one, processor=one.processor + by, stored=one.stored + by)
+            runs.setdefault((what, contender.name), []).append(other)
+
+    monkeypatch.setattr(throughput, "compete", compete)
+    monkeypatch.setattr(throughput, "following", lambda _: spent)
+    assert throughput.main(["--stream", str(stream)]) == bool(told)
+    faults = [line for line in capsys.readouterr().out.splitlines() if "NOT AS" in line]
+    assert faults == ([f"NOT AS IT SHALL BE: {told}"] if told else [])
 
 
 def enact(monkeypatch: pytest.MonkeyPatch, seconds: dict[tuple[str, str], float]) -> None:
