@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import subprocess
 from dataclasses import dataclass
@@ -95,6 +96,11 @@ def test_everything_runs_where_everything_is(host: Host) -> None:
     assert "-m lab and not soak" in host.asked_of_python
     assert "-m not lab and not soak" in host.asked_of_python
     assert done.stdout.endswith("totals: 0 passed, 0 failed, 0 skipped\n")
+    told = re.findall(r"^ +\d+ s  (.*)$", done.stdout, re.MULTILINE)
+    assert [phase.partition(":")[0] for phase in told] == [
+        *("Setting up", "Style", "Types", "Tests without ZFS"),
+        *("The lab", "Tests on real OpenZFS"),
+    ]
 
 
 def test_one_phase_that_fails_is_told_and_the_others_run(host: Host) -> None:
