@@ -45,10 +45,10 @@ FALL_BACK = NOISE + 3 + 1
 # smaller than a chunk, in an arena of ARENA MiB (matrix.prepare).
 ARENA = 5  # for two chunks on their way: zfs shall wait for the providers, as it mostly does
 IN_FLIGHT = ARENA * _CHUNK
-# Bytes that ``zfs send -t`` repeats up to the seam (zfs/join.py): the seam's own record (1 MiB, if
-# that is the recordsize), what governs it, blocks before it. The lab's tests of resumes hold it to
-# the same.
-REPEATED = 2 << 20
+# Bytes that ``zfs send -t`` repeats up to the seam's end (zfs/join.py): what governs it, and whole
+# blocks from its own on (of at most 1 MiB, the largest recordsize here). As the lab's tests of
+# resumes: 2 MiB behind the begin of the seam's chunk, so up to 3 where the seam ends that.
+REPEATED = 3 << 20
 # Bytes that the main thread reads besides, of which a killed run's count cannot be rid (run.Run).
 ELSE = 1 << 20
 RESUMING = re.compile(
