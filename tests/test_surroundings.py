@@ -28,11 +28,58 @@ from tests.test_commands import (
 )
 from tests.whole import DATASET, TARGET, Home
 
+# The snapshot that is chosen is destroyed by another one before its hold.
+DESTROYED = """#!/bin/sh
+[ "$1" != hold ] || rm {home}/snapshots/monday.*
+case "$1" in
+hold | get | send)
+    if [ ! -e {home}/snapshots/monday.facts ]; then
+        echo "cannot $1 '{snapshot}': dataset does not exist" >&2
+        exit 1
+    fi ;;
+esac
+exec /bin/sh {home}/zfs "$@"
+"""
+
 
 @pytest.fixture
 def home(tmp_path: Path) -> Iterator[Home]:
     with home_of_two(tmp_path) as made:
         yield made
+
+
+@pytest.mark.parametrize("target", ["nopool/new", "nopool/a/b"])
+def test_a_pool_that_is_not_there(home: Home, target: str) -> None:
+    ran = home.offsite("--restore", MONDAY, "--as", target)
+    assert ran.status == 2
+    assert ran.stderr == (
+        f"ERROR: there is no pool nopool here to restore {target} into\n"
+        "HINT: import it, or create it; or choose another --as; see: zpool import\n"
+    )
+
+
+def test_a_parent_that_is_not_there(home: Home) -> None:
+    ran = home.offsite("--restore", MONDAY, "--as", "tank/none/new")
+    assert ran.status == 2
+    assert "ERROR: the parent tank/none of tank/none/new does not exist here\n" in ran.stderr
+    assert "HINT: zfs create -p -o mountpoint=none tank/none, or" in ran.stderr
+
+
+def test_a_snapshot_that_is_destroyed_before_its_hold(home: Home) -> None:
+    program = home.folder / "destroyed"
+    program.write_text(DESTROYED.format(home=home.folder, snapshot=MONDAY))
+    told = end(start("--backup", MONDAY, ZFS_COMMAND=f"/bin/sh {program}"), status=1)
+    assert [
+        line for line in told.splitlines() if line.startswith(("WARNING", "ERROR", "HINT"))
+    ] == [
+        f"ERROR: {MONDAY} is gone: it was destroyed before it could be held",
+        "HINT: look for what destroys snapshots, then run the same command again",
+    ]
+    assert home.calls("send") == []
+    assert statuses(home) == []
+    home.snapshot("next", STREAM, guid=77)
+    end(start("--backup", MONDAY))
+    assert statuses(home) == [("complete", ["one", "two"])]
 
 
 def shell(setting: str) -> tuple[str, ...]:

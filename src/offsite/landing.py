@@ -137,6 +137,12 @@ def check_new(zfs: Zfs, dataset: str) -> None:
             hint="create the pool, then restore into it: --as POOL/NAME",
         )
     if not datasets.parent_exists(zfs, dataset):
+        pool = names.pool_of(dataset)
+        if datasets.find_dataset(zfs, pool) is None:
+            raise UsageError(
+                f"there is no pool {pool} here to restore {dataset} into",
+                hint="import it, or create it; or choose another --as; see: zpool import",
+            )
         raise UsageError(
             f"the parent {parent} of {dataset} does not exist here",
             hint=f"zfs create -p -o mountpoint=none {shlex.quote(parent)}, or choose another --as",

@@ -81,20 +81,20 @@ def send(
     work: Run, subject: Subject, begun: Backup | None, previous: str | None, names: Sequence[str]
 ) -> Done:
     """Move the stream and commit: chunks, indexes, manifest, in this order."""
-    head = begun.head if begun and begun.head else subject.head(work.config, work.author)
-    if begun is None and subject.base is not None:
-        _tell_if_large(head.estimate, subject.base, work.progress)
-    indexes = IndexWriter(work.mirror, work.author, head, Journal(head.id))
-    sender = Sender(
-        subject.zfs,
-        subject.snapshot,
-        subject.begins_at,
-        work.engine,
-        indexes,
-        work.stop,
-        work.progress,
-    )
     with subject.held(connect.host(work.config), names, work.progress):
+        head = begun.head if begun and begun.head else subject.head(work.config, work.author)
+        if begun is None and subject.base is not None:
+            _tell_if_large(head.estimate, subject.base, work.progress)
+        indexes = IndexWriter(work.mirror, work.author, head, Journal(head.id))
+        sender = Sender(
+            subject.zfs,
+            subject.snapshot,
+            subject.begins_at,
+            work.engine,
+            indexes,
+            work.stop,
+            work.progress,
+        )
         properties = subject.properties()
         stored = begun.held if begun else 0
         failed_before, found = indexes.journal.failed, None

@@ -23,7 +23,7 @@ from offsite.zfs import abilities, datasets, properties
 from offsite.zfs.bookmarks import Point
 from offsite.zfs.command import Zfs
 from offsite.zfs.datasets import Dataset, Snapshot
-from offsite.zfs.failures import is_read_only
+from offsite.zfs.failures import CommandError, Reason, is_read_only
 
 _LEVEL = re.compile(r"(?P<name>zstd|gzip)(?:-(?P<level>[0-9]+))?")
 _LEVELS = {"zstd": 3, "gzip": 6}  # where the property names none (zfsprops(7))
@@ -96,7 +96,7 @@ class Subject:
         """Hold the snapshot while it is sent, a tag for every lock we have.
 
         A run that was killed leaves its hold; whoever has the lock now owns the tag, and lets go
-        of it.
+        of it. Raises ZfsError if the snapshot is gone before it can be held.
         """
         full = self.snapshot.full_name
         held: list[str] = []
@@ -107,6 +107,11 @@ class Subject:
                     datasets.hold(self.zfs, full, tag)
             except ZfsError as error:
                 held.pop()
+                if isinstance(error, CommandError) and error.reason is Reason.MISSING:
+                    raise ZfsError(
+                        f"{full} is gone: it was destroyed before it could be held",
+                        hint="look for what destroys snapshots, then run the same command again",
+                    ) from error
                 if not is_read_only(error):  # then nobody can destroy it; marks.py tells of it
                     progress.warning(
                         f"{full} cannot be held ({error}); do not destroy it during the backup"

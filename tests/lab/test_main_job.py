@@ -279,12 +279,13 @@ def test_names_of_snapshots(world: World, data: str) -> None:
 @pytest.mark.parametrize(
     ("arguments", "status", "told"),
     [
-        (["--backup", "nopool/data"], 1, "nopool"),
+        (["--backup", "nopool/data"], 1, "no pool nopool is imported here\nHINT: imported pools: "),
         (["--backup", "{data}x"], 1, "does not exist"),
         (["--backup", "{data}@a;rm"], 2, "';'"),
         (["--backup", "{data}", "--provider", "nowhere"], 2, "nowhere"),
         (["--restore", "{data}", "--as", "{data}"], 2, "exists"),
-        (["--restore", "{data}", "--as", "{data}/a/b/c"], 2, "parent"),
+        (["--restore", "{data}", "--as", "{data}/a/b/c"], 2, "\nHINT: zfs create -p "),
+        (["--restore", "{data}", "--as", "nopool/y"], 2, "\nHINT: import it, or create it"),
         (["--restore", "{data}-never"], 2, "no backup of"),
         (["--restore", "{data}@never", "--as", "{data}-x"], 2, "no backup"),
     ],
