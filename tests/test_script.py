@@ -11,6 +11,9 @@ from pathlib import Path
 import pytest
 
 from tests.programs import fake_system
+from tests.storage.fixtures import running
+from tests.storage.provision import Unavailable
+from tests.storage.servers import Server
 
 ROOT = Path(__file__).parent.parent
 # Makes environments, which have no other Python than itself, and notes what it is to run.
@@ -124,6 +127,35 @@ def test_what_failed_is_named_at_the_end(host: Host) -> None:
         *["FAILED a.py::b - why"] * 2,
         "totals: 10 passed, 2 failed, 0 skipped, 4 rerun",
     ]
+
+
+@pytest.mark.parametrize(("told", "times"), [("expected", 2), ("", 1)])
+def test_storage_servers_are_expected_where_they_can_be_had(
+    host: Host, told: str, times: int
+) -> None:
+    """Without apt they are not, and there is no lab, either."""
+    if not told:
+        host.without("apt-get")
+    host.fails("python3", "\ncase $* in *pytest*) echo servers: $OFFSITE_TEST_SERVERS. ;; esac")
+    done = host.run()
+    assert done.returncode == 0
+    assert done.stdout.count(f"servers: {told}.\n") == times
+
+
+@pytest.mark.parametrize(("told", "ends"), [("expected", Unavailable), ("", pytest.skip.Exception)])
+def test_a_storage_server_that_cannot_be_had(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, told: str, ends: type[BaseException]
+) -> None:
+    """Where script/test does not run them, a developer's pytest skips its tests."""
+    monkeypatch.setenv("OFFSITE_TEST_SERVERS", told)
+
+    def start(_: Path) -> Server:
+        raise Unavailable("weed is not installed")
+
+    either = (Unavailable, pytest.skip.Exception)
+    with pytest.raises(either, match="weed is not") as ended, running(start, tmp_path):
+        raise AssertionError("there is none")
+    assert ended.type is ends
 
 
 def test_without_a_lab_its_tests_fail(host: Host) -> None:
