@@ -45,6 +45,17 @@ def proxied(
 # --- uploads --------------------------------------------------------------------------------------
 
 
+def test_an_object_of_which_the_provider_tells_no_hash(seaweed: Server) -> None:
+    """As S3 of what came in parts, though it does tell one of others: the size is what is left."""
+    with closing(connect(seaweed, flags=("--s3-upload-cutoff=1M",), retry=SWIFT)) as remote:
+        assert remote.hash_kinds == ("md5",)
+        remote.put("parts", BODY, DIGESTS)
+        assert not remote.holds("parts", len(BODY), DIGESTS)
+        remote.put("whole", BODY[: MIB // 2], {})
+        md5 = hashlib.md5(BODY[: MIB // 2], usedforsecurity=False).hexdigest()
+        assert remote.holds("whole", MIB // 2, {"md5": md5})
+
+
 @pytest.mark.parametrize("kind", ["500", "429 for long", "503 for long"])
 def test_a_busy_provider_is_asked_again(
     kind: Kind, proxy: Proxy, proxied: RcloneRemote, retries: Retries

@@ -136,6 +136,7 @@ def new(tmp_path: Path, seaweed: Server) -> Iterator[Site]:
         ("skew", "RequestTimeTooSkewed"),  # the clock is wrong
         ("stall", "timeout|deadline|canceled"),
         ("half", "sizes differ"),
+        ("spoil", "the stored object differs: md5 "),
     ],
 )
 @pytest.mark.usefixtures("timeouts")

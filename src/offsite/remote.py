@@ -335,7 +335,12 @@ class RcloneRemote:
 def _difference(
     item: Mapping[str, Any] | None, size: int, kind: str | None, digests: Mapping[str, str]
 ) -> str:
-    """How the stored object differs from what was sent; empty if it does not."""
+    """How the stored object differs from what was sent; empty if it does not.
+
+    A provider that tells hashes need not have one of every object: S3 has none of what came in
+    parts (above rclone's --s3-upload-cutoff), or is encrypted with a key of the user's. Then the
+    size is all there is to compare.
+    """
     if item is None:
         return "it is not there"
     if item["Size"] != size:

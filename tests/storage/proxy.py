@@ -35,11 +35,13 @@ _ANSWERS = {  # status line, S3's code, further headers
     "507": ("507 Insufficient Storage", "InsufficientStorage", ""),
 }
 _OF_ANSWERS = {"truncate", "end", "freeze", "flip", "bad day"}
+_OF_UPLOADS = {"half", "spoil"}
 _OF_LENGTH = rb"(?i)content-length:|authorization:"
 _SILENT = 20  # of a bad day's connections, one in so many
 Kind = Literal[
     "reset", "cut", "stall", "truncate", "end", "freeze", "flip", "bad day", "half",
-    "500", "503", "503 for long", "429", "429 for long", "404", "deny", "skew", "quota", "507",
+    "spoil", "500", "503", "503 for long", "429", "429 for long", "404", "deny", "skew", "quota",
+    "507",
 ]  # fmt: skip
 
 
@@ -50,7 +52,8 @@ class Fault:
     With these the request passes whole, and of its answer's body ``after`` bytes; then ``truncate``
     is a reset, which may overtake them, ``end`` an orderly close, ``freeze`` silence, ``flip`` one
     wrong bit, ``bad day`` an ``end``, but every twentieth time silence. ``half``: of an upload only
-    the first half is stored, and the server says yes to it. All others: that answer, in S3's form.
+    the first half is stored, and the server says yes to it; ``spoil``: it is stored with one wrong
+    bit. All others: that answer, in S3's form.
     """
 
     kind: Kind
@@ -138,8 +141,8 @@ class Proxy:
                     server.sendall(piece)
                     with self._lock:
                         self.sent += len(piece)
-                elif fault.kind == "half":
-                    server.sendall(_halved(piece, client))
+                elif fault.kind in _OF_UPLOADS:
+                    server.sendall(_changed(fault.kind, piece, client))
                 elif fault.kind in _OF_ANSWERS:
                     self._marked[client] = fault
                     server.sendall(piece)
@@ -239,8 +242,8 @@ def _answer(kind: str, client: socket.socket) -> None:
         pass
 
 
-def _halved(piece: bytes, client: socket.socket) -> bytes:
-    """The request that begins with ``piece``, all of it read, with half of its body.
+def _changed(kind: Kind, piece: bytes, client: socket.socket) -> bytes:
+    """The request that begins with ``piece``, all of it read, with another body.
 
     It goes without its signature, which is of the length, too.
     """
@@ -248,9 +251,10 @@ def _halved(piece: bytes, client: socket.socket) -> bytes:
     length = int(re.findall(rb"(?im)^content-length: (\d+)", head)[0])
     while len(body) < length:
         body += client.recv(_PIECE)
+    body = body[: length // 2] if kind == "half" else _flipped(body, length // 2)
     kept = [line for line in head.split(b"\r\n") if not re.match(_OF_LENGTH, line)]
-    kept.append(b"Content-Length: %d" % (length // 2))
-    return b"\r\n".join([*kept, b"", body[: length // 2]])
+    kept.append(b"Content-Length: %d" % len(body))
+    return b"\r\n".join([*kept, b"", body])
 
 
 def _flipped(piece: bytes, at: int) -> bytes:
