@@ -110,6 +110,16 @@ def test_a_new_snapshot_of_a_name_that_is_taken(home: Home) -> None:
     assert "was there before" not in home.offsite("--backup", MONDAY).stderr
 
 
+@pytest.mark.parametrize(("ahead", "times"), [(60, 0), (3600, 1)])
+def test_a_snapshot_of_the_future(home: Home, ahead: int, times: int) -> None:
+    """Seconds; it is backed up all the same."""
+    home.snapshot("monday", STREAM, guid=77, creation=int(time.time()) + ahead)
+    ran = home.offsite("--backup", MONDAY)
+    assert ran.status == 0, ran
+    warning = f"WARNING: {MONDAY} is of the future: is this machine's clock right?\n"
+    assert ran.stderr.count(warning) == times
+
+
 def test_what_is_damaged_everywhere_is_given_to_nobody(home: Home, tmp_path: Path) -> None:
     home.offsite("--backup", MONDAY, "--provider", "one")
     chunk = next(path for path in files(tmp_path / "one") if path.name.startswith("chunk-"))

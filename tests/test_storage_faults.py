@@ -163,13 +163,22 @@ def test_one_of_two_providers_fails_in_mid_backup(new: Site, kind: Kind, said: s
     new.check_both_whole(done["backup_id"])
 
 
-def test_the_only_provider_is_full(new: Site) -> None:
-    """What is stored is kept, and the same command goes on."""
-    new.proxy.fault = Fault("quota", PUT, path=LAST)
+@pytest.mark.parametrize(
+    ("kind", "said", "hint"),
+    [
+        ("quota", "QuotaExceeded", "raise its quota"),
+        ("deny", "AccessDenied", "check the provider's credentials"),
+        ("skew", "RequestTimeTooSkewed", "the clock of this machine is wrong"),
+    ],
+)
+def test_the_only_provider_refuses(new: Site, kind: Kind, said: str, hint: str) -> None:
+    """In mid-backup: what is stored is kept, and the same command goes on."""
+    new.proxy.fault = Fault(kind, PUT, path=LAST)
     ran = new.backup("--provider", "cloud")
     assert ran.status == 1
-    assert "QuotaExceeded" in ran.json["error"]
-    assert "quota" in ran.json["hint"]
+    assert said in ran.json["error"]
+    assert hint in ran.json["hint"]
+    assert "the same command goes on" in ran.json["hint"]
     new.proxy.fault = None
     ((status, percent, holders),) = new.rows()
     assert (status, holders) == ("unfinished", ["cloud"])

@@ -69,11 +69,19 @@ class Home:
         lines = {"ZFS_COMMAND": f"/bin/sh {self.folder}/zfs", **settings}
         write_settings(self.folder / "config.env", lines)
 
-    def snapshot(self, name: str, stream: bytes, *, guid: int, createtxg: int = 1000) -> None:
+    def snapshot(
+        self,
+        name: str,
+        stream: bytes,
+        *,
+        guid: int,
+        createtxg: int = 1000,
+        creation: int = 1768651200,
+    ) -> None:
         """Let the pool have this snapshot of DATASET."""
         folder = self.folder / "snapshots"
         (folder / f"{name}.zfs").write_bytes(stream)
-        facts = f"{len(stream)} {guid}\t{createtxg}\t1768651200\n"
+        facts = f"{len(stream)} {guid}\t{createtxg}\t{creation}\n"
         (folder / f"{name}.facts").write_text(facts)
 
     def forget(self) -> None:
