@@ -16,6 +16,7 @@ from lab.faults import victims
 from offsite import cli, config, lock
 from offsite.rclone import launch
 from tests import repo
+from tests.programs import fake_system
 from tests.test_commands import (
     MONDAY,
     STREAM,
@@ -39,6 +40,21 @@ hold | get | send)
     fi ;;
 esac
 exec /bin/sh {home}/zfs "$@"
+"""
+# The other machine is this one. In mid-send the connection is lost.
+SSH = """#!/bin/sh
+for last; do :; done
+case $last in
+*"send -nP"*) exec sh -c "$last" ;;
+*"send -"*)
+    sh -c "$last" | {{
+        head -c 3000000
+        until [ -e {home}/go ]; do sleep 0.05; done
+    }}
+    echo "client_loop: send disconnect: Broken pipe" >&2
+    exit 255 ;;
+esac
+exec sh -c "$last"
 """
 
 
@@ -80,6 +96,32 @@ def test_a_snapshot_that_is_destroyed_before_its_hold(home: Home) -> None:
     home.snapshot("next", STREAM, guid=77)
     end(start("--backup", MONDAY))
     assert statuses(home) == [("complete", ["one", "two"])]
+
+
+def test_the_connection_to_the_pool_breaks_in_mid_send(home: Home) -> None:
+    path = fake_system(home.folder / "bin", ssh="") + f":{os.environ['PATH']}"
+    (home.folder / "bin/ssh").write_text(SSH.format(home=home.folder))
+    running = start("--backup", MONDAY, PATH=path, ZFS_SSH="nas")
+    try:
+        repo.wait_for(lambda: stored(home) == 4 or running.poll() is not None)  # two on each
+        (home.folder / "go").touch()
+        told = end(running, status=1)
+    finally:
+        running.kill()
+    assert "ERROR: zfs send: the ssh connection to nas was lost (on nas)\n" in told
+    assert "HINT: run the same command again once the network is back; what is stored is" in told
+    assert statuses(home) == [("unfinished", ["one", "two"])]
+    assert not list(home.folder.parent.rglob("manifest.age"))
+    ran = home.offsite("--backup", MONDAY, "--json")
+    assert ran.status == 0, ran
+    assert ran.json["backup"]["resumed_chunks"] >= 2
+    assert statuses(home) == [("complete", ["one", "two"])]
+    assert home.offsite("--restore", MONDAY, "--as", TARGET).status == 0
+    assert home.received == STREAM
+
+
+def stored(home: Home) -> int:
+    return len([*home.folder.parent.glob("*/offsite/backups/*/chunk-*.age")])
 
 
 def shell(setting: str) -> tuple[str, ...]:
