@@ -9,14 +9,15 @@ from datetime import UTC, datetime, timedelta
 import msgspec
 import pytest
 
-from offsite import bases, manifest, marks, repository, tasks
-from offsite.bases import Choice, Policy, Stock
+from offsite import bases, manifest, marks, repository, storing, tasks
+from offsite.bases import Base, Choice, Policy, Stock
 from offsite.catalog import Backup
 from offsite.errors import UsageError
 from offsite.marks import Kept
 from offsite.standing import Standing
 from offsite.tasks import Source
 from offsite.zfs.bookmarks import Point
+from offsite.zfs.datasets import Estimate
 from offsite.zfs.records import Feature
 from tests import repo
 from tests.interrupted import DATASET, Provider, Told
@@ -213,6 +214,23 @@ def test_the_reason_is_the_newest_ones() -> None:
     assert "raw, or not" in why
     found = choose([A, stored("c", raw=True)], EVERY)
     assert (named(found), "raw, or not" in found.why) == ("@a", True)
+
+
+# --- what an increment costs ----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("estimate", "lines"),
+    [(Estimate(501, told=True), 1), (Estimate(500, told=True), 0), (Estimate(9999, told=False), 0)],
+)
+def test_more_than_half_of_a_full_one_is_told_if_zfs_told_it(
+    estimate: Estimate, lines: int
+) -> None:
+    assert A.signed is not None
+    signed = replace(A.signed, document=msgspec.structs.replace(A.manifest, stream_bytes=1000))
+    base = Base(point("b"), (replace(A, signed=signed), B))
+    storing._tell_if_large(estimate, base, told := Told())
+    assert ["than half of the full backup @a" in line for line in told.infos] == [True] * lines
 
 
 # --- what is still in the source's past -----------------------------------------------------------

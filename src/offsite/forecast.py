@@ -67,7 +67,7 @@ def _size(config: Config, zfs: Zfs, dataset: Dataset, source: Source, base: Base
             else dataset.referenced
         )
     flags = base.flags if base else abilities.known_flags(zfs, send_flags(dataset, config))
-    return datasets.estimate(zfs, source.snapshot.full_name, base=start, flags=flags)
+    return datasets.estimate(zfs, source.snapshot.full_name, base=start, flags=flags).size
 
 
 def _name_of(begun: Backup | None, base: Base | None) -> str | None:

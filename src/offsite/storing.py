@@ -28,6 +28,7 @@ from offsite.repository import Author, Keyring
 from offsite.seal import Sealed
 from offsite.sending import Sender
 from offsite.subject import Subject, let_go, utc
+from offsite.zfs.datasets import Estimate
 
 
 @dataclass(frozen=True)
@@ -82,9 +83,7 @@ def send(
 ) -> Done:
     """Move the stream and commit: chunks, indexes, manifest, in this order."""
     with subject.held(connect.host(work.config), names, work.progress):
-        head = begun.head if begun and begun.head else subject.head(work.config, work.author)
-        if begun is None and subject.base is not None:
-            _tell_if_large(head.estimate, subject.base, work.progress)
+        head = begun.head if begun and begun.head else _begin(work, subject)
         indexes = IndexWriter(work.mirror, work.author, head, Journal(head.id))
         sender = Sender(
             subject.zfs,
@@ -128,13 +127,21 @@ def send(
     return Done(signed, sent, stored)
 
 
-def _tell_if_large(estimate: int, base: Base, progress: Progress) -> None:
+def _begin(work: Run, subject: Subject) -> Head:
+    estimate = subject.estimate(work.config)
+    if subject.base is not None:
+        _tell_if_large(estimate, subject.base, work.progress)
+    return subject.head(work.config, work.author, estimate.size)
+
+
+def _tell_if_large(estimate: Estimate, base: Base, progress: Progress) -> None:
+    """Only by zfs's own word: before OpenZFS 2.0 it tells no size of what begins at a bookmark."""
     full = base.chain[0].manifest
-    if estimate > full.stream_bytes / 2:
+    if estimate.told and estimate.size > full.stream_bytes / 2:
         progress.info(
-            f"This increment has about {figures.size(estimate)}, more than half of the full backup"
-            f" @{full.head.snapshot.name} ({figures.size(full.stream_bytes)}): a new chain (--full)"
-            " may be worth it"
+            f"This increment has about {figures.size(estimate.size)}, more than half of the full"
+            f" backup @{full.head.snapshot.name} ({figures.size(full.stream_bytes)}): a new chain"
+            " (--full) may be worth it"
         )
 
 

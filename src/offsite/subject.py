@@ -22,7 +22,7 @@ from offsite.repository import Author
 from offsite.zfs import abilities, datasets, properties
 from offsite.zfs.bookmarks import Point
 from offsite.zfs.command import Zfs
-from offsite.zfs.datasets import Dataset, Snapshot
+from offsite.zfs.datasets import Dataset, Estimate, Snapshot
 from offsite.zfs.failures import CommandError, Reason, is_read_only
 
 _LEVEL = re.compile(r"(?P<name>zstd|gzip)(?:-(?P<level>[0-9]+))?")
@@ -51,11 +51,15 @@ class Subject:
         """The full name of the snapshot or bookmark that zfs send -i takes."""
         return self.point.full_name if self.point else None
 
-    def head(self, config: Config, author: Author) -> Head:
+    def estimate(self, config: Config) -> Estimate:
+        """Of the stream of a new backup."""
+        flags, name = self._flags(config), self.snapshot.full_name
+        return datasets.estimate(self.zfs, name, base=self.begins_at, flags=flags)
+
+    def head(self, config: Config, author: Author, estimate: int) -> Head:
         """What a new backup of it is going to be."""
         now = datetime.now(UTC)
         dataset, snapshot = self.dataset, self.snapshot
-        flags = self.base.flags if self.base else self._flags(config)
         return Head(
             id=repository.new_id(now),
             host=connect.host(config),
@@ -69,17 +73,17 @@ class Subject:
                 createtxg=snapshot.createtxg,
                 created=utc(datetime.fromtimestamp(snapshot.creation, UTC)),
             ),
-            send=SendFacts(list(flags), datasets.version(self.zfs).kernel),
+            send=SendFacts(list(self._flags(config)), datasets.version(self.zfs).kernel),
             chunk_size=config.chunk_size,
             base=_stands_on(self.base) if self.base else None,
-            estimate=datasets.estimate(
-                self.zfs, snapshot.full_name, base=self.begins_at, flags=flags
-            ),
+            estimate=estimate,
             recipients=author.documents.fingerprint,
             set=self.set or msgspec.UNSET,
         )
 
     def _flags(self, config: Config) -> tuple[str, ...]:
+        if self.base:
+            return self.base.flags
         return abilities.known_flags(self.zfs, send_flags(self.dataset, config))
 
     def properties(self) -> dict[str, manifest.Property]:

@@ -66,6 +66,15 @@ class Version:
     kernel: str
 
 
+@dataclass(frozen=True)
+class Estimate:
+    """About how many bytes a send will have. ``told``: by zfs; else it is what the snapshot refers
+    to, which for an increment is far too much."""
+
+    size: int
+    told: bool
+
+
 @functools.cache
 def version(zfs: Zfs) -> Version:
     """Asked once. Raises ZfsError if zfs cannot be run, but not if it is too old to tell."""
@@ -242,17 +251,16 @@ def holds(zfs: Zfs, snapshot: str) -> list[str]:
     return [row[1] for row in _split(zfs.run("holds", "-H", snapshot))]
 
 
-def estimate(zfs: Zfs, snapshot: str, *, base: str | None = None, flags: Sequence[str] = ()) -> int:
-    """About how many bytes a send will have; what the snapshot refers to if zfs cannot tell.
-
-    Source of the format: ``size<TAB>N`` ends the output of ``zfs send -nP``. Raises ZfsError.
-    """
+def estimate(
+    zfs: Zfs, snapshot: str, *, base: str | None = None, flags: Sequence[str] = ()
+) -> Estimate:
+    """Source of the format: ``size<TAB>N`` ends the output of ``zfs send -nP``. Raises ZfsError."""
     args = send_args(snapshot, base=base, flags=("-nP", *flags))
     with contextlib.suppress(CommandError):
         sizes = [row[1] for row in _split(zfs.run(*args, timeout=600)) if row[0] == "size"]
         if sizes:
-            return int(sizes[-1])
-    return int(zfs.run("get", "-pHo", "value", "referenced", snapshot))
+            return Estimate(int(sizes[-1]), told=True)
+    return Estimate(int(zfs.run("get", "-pHo", "value", "referenced", snapshot)), told=False)
 
 
 def written(zfs: Zfs, dataset: str, since: str) -> int:
