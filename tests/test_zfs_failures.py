@@ -148,6 +148,7 @@ LOCAL = [
         "cannot restore to t/a@2: destination already exists",
         "t/a@2 exists already",
     ),
+    ("destroy", "bookmark 't/a#none' does not exist.", "t/a#none does not exist"),
     ("receive", f"{NEWFS}out of space", "no space left in the pool"),
     (
         "receive",
@@ -271,6 +272,7 @@ def test_what_ssh_says_becomes_one_clear_line(stderr: str, line: str) -> None:
     [
         ("list", "cannot open 't/none': dataset does not exist", Reason.MISSING),
         ("release", "cannot open 't/none': dataset does not exist", Reason.MISSING),
+        ("destroy", "bookmark 't/a#none' does not exist.", Reason.MISSING),
         ("snapshot", "cannot create snapshot 't/a@1': dataset already exists", Reason.EXISTS),
         ("receive", f"{NEWFS}destination 't/a' exists", Reason.EXISTS),
         ("receive", "cannot receive resume stream: dataset is busy", Reason.BUSY),

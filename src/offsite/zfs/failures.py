@@ -235,6 +235,11 @@ _LAST = (
         reason=Reason.MISSING,
     ),
     _Known(
+        r"bookmark '(?P<name>[^']*)' does not exist",
+        "{name} does not exist",
+        reason=Reason.MISSING,
+    ),
+    _Known(
         r"'(?P<name>[^']*)': dataset already exists",
         "{name} exists already",
         reason=Reason.EXISTS,
