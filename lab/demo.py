@@ -163,6 +163,10 @@ def next_day(world: World) -> None:
     title("The next day: the snapshot is destroyed, files have changed, the cellar is rebuilt")
     world.machine.script(NEXT_DAY.format(DATA))
     typed(world, "--backup", f"{DATA}@next-day")
+    rows = world.offsite("--list", DATA, "--json").json["backups"]
+    types = {row["type"]: row["providers"] for row in rows if row["snapshot"] == "next-day"}
+    if types != {"full": ["cellar"], "incremental": ["cloud"]}:
+        raise SystemExit(f"not a full backup to the cellar and an increment to the cloud: {types}")
     say("The cellar got a full backup, the cloud only what is new (from a bookmark).")
     typed(world, "--list")
     typed(world, "--restore", DATA, "--as", f"{POOL}/again", "--provider", "cloud")
