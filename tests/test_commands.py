@@ -220,8 +220,63 @@ def test_a_dataset_alone_means_a_backup_and_a_snapshot_a_restore(home: Home) -> 
     assert home.received == STREAM
 
 
+def test_what_an_absent_provider_stands_on_is_kept(home: Home) -> None:
+    """No snapshot is left of it: without the bookmark, all would be sent to it again."""
+    home.keep_bookmarks()
+    marks = {}
+    for number, name in enumerate("abcde", 1):
+        home.snapshot(name, repo.stream(number, []), guid=number, createtxg=number)
+        where = ("--provider", "one") if name in "bcd" else ()
+        ran = home.offsite("--backup", f"{DATASET}@{name}", *where, "--json")
+        assert ran.status == 0, ran
+        marks[name] = [f"#offsite-{one['backup_id'][-16:]}" for one in ran.json["backups"]]
+        bases = [one["base"] for one in ran.json["backups"]]
+        if where:
+            assert home.calls("destroy") == []
+    assert bases == ["d", "a"]
+    assert home.calls("destroy") == [f"destroy {DATASET}{marks[name][0]}" for name in "bc"]
+
+
 def log_of(home: Home, verb: str) -> str:
     return "".join(path.read_text() for path in home.folder.glob(f"offsite-{verb}-*.log"))
+
+
+def test_why_a_backup_is_a_full_one_and_what_an_increment_costs_is_in_the_log(
+    home: Home, tmp_path: Path
+) -> None:
+    home.keep_bookmarks()
+    home.configure(ONE_REMOTE=str(tmp_path / "one"), MAX_CHAIN="1")
+    why = {
+        "a": "A full backup to one: nothing is there yet to stand on",
+        "b": "more than half of the full backup @a",
+        "c": "A full backup to one: 1 increments stand on the last full one (MAX_CHAIN)",
+        "d": "A full backup to one: --full was asked for",
+    }
+    for number, name in enumerate(why, 1):
+        home.snapshot(name, repo.stream(number, []), guid=number, createtxg=number)
+        full = ["--full"] if name == "d" else []
+        ran = home.offsite("--backup", f"{DATASET}@{name}", *full)
+        log = Path(ran.stdout.splitlines()[0].removeprefix("Log file: ")).read_text()
+        assert [key for key, told in why.items() if told in log] == [name]
+
+
+@pytest.mark.parametrize("more", [(), ("-R",)])
+def test_which_of_two_hours_a_restore_means_is_told(home: Home, more: tuple[str, ...]) -> None:
+    assert home.offsite("--backup", MONDAY).status == 0
+    at = ("--at", "2026-10-25 02:30")
+    try:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setenv("TZ", "CET-1CEST,M3.5.0,M10.5.0/3")
+            time.tzset()
+            ran = home.offsite("--restore", DATASET, *at, "--as", TARGET, *more)
+    finally:
+        time.tzset()
+    assert ran.status == 0, ran
+    told = (
+        "Of the backups not after 2026-10-25 02:30 CET, not CEST: that hour comes twice;"
+        " 2026-10-25T02:30+02:00 is the other"
+    )
+    assert told in log_of(home, "restore")
 
 
 def test_one_dataset_to_two_providers_by_two_processes_side_by_side(home: Home) -> None:

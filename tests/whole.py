@@ -35,10 +35,17 @@ missing() {{ echo "cannot open '$name': dataset does not exist" >&2; exit 1; }}
 case "$*" in
 "send -t "*) echo "invalid option 't'" >&2; exit 2 ;;
 "send -nP"*) read -r size facts < "$short.facts"; printf 'size\\t%s\\n' "$size" ;;
+"send "*" -i "*) # the base's guid, of one byte, into BEGIN
+    eval "base=\\${{$(($# - 1))}}"
+    from=$(grep "^$base	" ../points | cut -f 2)
+    head -c 48 "$short.zfs"; printf "\\\\$(printf %03o "$from")"; exec tail -c +50 "$short.zfs" ;;
 "send "*) exec cat "$short.zfs" ;;
 "receive "*) printf %s "$short" > ../short; exec cat > ../received ;;
 "version"*) printf 'zfs-2.2.2\\nzfs-kmod-2.2.2\\n' ;;
-"list -t snapshot,bookmark "*) ;; # nothing to stand on: every backup is a full one
+"list -t snapshot,bookmark "*) [ ! -e ../points ] || cat ../points ;;
+"bookmark "*)
+    short=${{2##*@}} name=$3
+    [ ! -e ../points ] || {{ snapshot "$short" | cut -f 1-3 | sed 's/$/\t-/' >> ../points; }} ;;
 "list -t snapshot "*"{target}@"*) [ -e ../received ] || missing; snapshot "$short" ;;
 "list -t snapshot "*" {target}") name="$name@$(cat ../short)"; snapshot "$(cat ../short)" ;;
 "list -t snapshot "*) [ -e "$short.zfs" ] || missing; snapshot "$short" ;;
@@ -88,6 +95,13 @@ class Home:
         """From now on ``calls`` and ``received`` tell of the next command."""
         (self.folder / "calls").write_text("")
         (self.folder / "received").unlink(missing_ok=True)
+
+    def keep_bookmarks(self) -> None:
+        """From now on; before, there is nothing to stand on, and every backup is a full one.
+
+        Guids are to be less than 256.
+        """
+        (self.folder / "points").touch()
 
     def offsite(self, *arguments: str) -> Ran:
         """Run a command to its end; no thread of it is left."""
