@@ -46,6 +46,12 @@ OLD = {
         ["encryption", "resume tokens (receive -s)", "properties at receive (receive -o)"],
         ["-u"],
     ),
+    "linux-0.7.13": (
+        ["encryption (send -w)"],
+        ["-L", "-c"],
+        ["encryption"],
+        ["-s", "-u", "-o", "-o"],
+    ),
     "freebsd-12": (
         ["encryption (send -w)"],
         ["-L", "-c"],
@@ -73,6 +79,34 @@ def test_it_is_backed_up_and_restored(home: Home, name: str) -> None:
     backup = json.loads(home.offsite("--list", "--json").stdout)["backups"][0]["id"]
     by_hand = [f"set offsite:restoring={backup} {TARGET}"]
     assert marks == ([] if "-o" in received else by_hand)
+
+
+# Read in zfs_do_send of cmd/zfs/zfs_main.c, OpenZFS 0.7.13: from a bookmark it rehearses nothing.
+UNSIZED = """\
+case "$*" in
+"send -nP "*"#"*) echo 'Error: Unsupported flag with filesystem or bookmark.' >&2; exit 1 ;;
+"get -pHo value referenced "*) echo 999999; exit ;;
+esac
+exec /bin/sh {folder}/zfs "$@"
+"""
+
+
+def test_an_increment_from_a_bookmark_whose_size_is_not_told(home: Home) -> None:
+    """It is no large one for that."""
+    rest = home.folder / "unsized"
+    rest.write_text(UNSIZED.format(folder=home.folder))
+    program = old_zfs.program(home.folder, "linux-0.7.13", rest=f"/bin/sh {rest}")
+    home.configure(ONE_REMOTE=str(home.folder / "store"), ZFS_COMMAND=str(program))
+    home.keep_bookmarks()
+    (full,) = home.offsite("--backup", f"{DATASET}@a", "--json").json["backups"]
+    home.snapshot("b", repo.stream(8, []), guid=8, createtxg=2000)
+    done = home.offsite("--backup", f"{DATASET}@b")
+    assert done.status == 0, done
+    mark = f"{DATASET}#offsite-{full['backup_id'][-16:]}"
+    assert home.calls("send")[-1] == f"send -L -i {mark} {DATASET}@b"
+    log = Path(done.stdout.splitlines()[0].removeprefix("Log file: ")).read_text()
+    assert f"An increment to one from bookmark {mark}" in log
+    assert "more than half" not in log
 
 
 def test_zfs_fuse_is_refused_before_anything_is_made(home: Home) -> None:
