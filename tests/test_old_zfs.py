@@ -81,7 +81,8 @@ def test_it_is_backed_up_and_restored(home: Home, name: str) -> None:
     assert marks == ([] if "-o" in received else by_hand)
 
 
-# Read in zfs_do_send of cmd/zfs/zfs_main.c, OpenZFS 0.7.13: from a bookmark it rehearses nothing.
+# Read, not run, in zfs_do_send of a zfs_main.c that has send -c and no -w yet, as 0.7's: from a
+# bookmark it rehearses nothing.
 UNSIZED = """\
 case "$*" in
 "send -nP "*"#"*) echo 'Error: Unsupported flag with filesystem or bookmark.' >&2; exit 1 ;;
