@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -9,14 +10,17 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from offsite import choosing, leftovers, repository, standing
+from offsite import choosing, config, leftovers, repository, standing
 from offsite.catalog import Backup
 from offsite.chain import Names
 from offsite.errors import ProviderError, UsageError
 from offsite.journal import Journal
 from offsite.manifest import Base, Manifest
+from offsite.member import Member, Wish
 from offsite.repository import Signed, object_path
 from offsite.standing import Standing
+from offsite.tasks import Source
+from offsite.zfs.bookmarks import Point
 from offsite.zfs.command import Zfs
 from offsite.zfs.datasets import Snapshot
 from tests import repo
@@ -301,6 +305,65 @@ def test_a_run_with_a_name(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="tank/photos@wednesday is gone"):
         chosen(zfs, Told(), "wednesday", made_of(WEDNESDAY, 1))
     assert (tmp_path / "made").read_text() == ""
+
+
+# --- the snapshots in between ---------------------------------------------------------------------
+
+
+def between(
+    folder: Path, patch: pytest.MonkeyPatch, there: dict[str, Sequence[Snapshot]], wish: Wish
+) -> list[tuple[str, list[str]]]:
+    """What of three days goes where before the last one, if the providers have these."""
+    author = repo.Keys().author
+    ours = author.documents.fingerprint
+    backups = [
+        replace(complete(made_of(day, number, recipients=ours)), providers=tuple(names))
+        for number, day in enumerate((MONDAY, TUESDAY, WEDNESDAY))
+        if (names := [name for name, days in there.items() if day in days])
+    ]
+    patch.setattr(repository, "is_held", lambda *_: True)
+    days = (MONDAY, TUESDAY, WEDNESDAY)
+    member = Member(
+        config=config.load({"HOME": "/nowhere", "ONE_REMOTE": "/one"}),
+        wish=wish,
+        zfs=pool_of(folder, *days),
+        dataset=DATASET,
+        author=author,
+        names=Names("wednesday", given=True),
+        everywhere=frozenset(there),
+        progress=Told(),
+        stop=threading.Event(),
+    )
+    points = tuple(Point(day.full_name, day.guid, day.createtxg) for day in days)
+    source = Source(WEDNESDAY, "wednesday", points, given=True)
+    remotes = [Provider(name) for name in there]
+    found = choosing.between(member, Standing.of(backups, DATASET, ours), source, remotes)
+    assert all(one.label == one.snapshot.name for one, _ in found)
+    return [(one.label, [remote.name for remote in those]) for one, those in found]
+
+
+@pytest.mark.parametrize(
+    ("one", "two", "full", "found"),
+    [
+        ([], [], False, {"monday": ["one", "two"], "tuesday": ["one", "two"]}),
+        ([MONDAY], [], False, {"monday": ["two"], "tuesday": ["one", "two"]}),
+        ([MONDAY], [MONDAY, TUESDAY], False, {"tuesday": ["one"]}),
+        ([MONDAY], [], True, {"monday": ["two"], "tuesday": ["one", "two"]}),
+        ([MONDAY], [WEDNESDAY], False, {"tuesday": ["one"]}),
+    ],
+)
+def test_each_provider_gets_what_is_newer_than_its_newest(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    one: Sequence[Snapshot],
+    two: Sequence[Snapshot],
+    *,
+    full: bool,
+    found: dict[str, list[str]],
+) -> None:
+    """Also where the newest is no base, for a full backup is due; and oldest first."""
+    there = {"one": one, "two": two}
+    assert between(tmp_path, monkeypatch, there, Wish(full=full)) == [*found.items()]
 
 
 # --- giving up ------------------------------------------------------------------------------------
