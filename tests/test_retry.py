@@ -107,7 +107,7 @@ def bound(cell: str) -> tuple[int, int] | None:
     [
         ("connection reset or refused, 500, 503", "500 Internal Server Error", True),
         ("object listed, but not given", "404 Not Found", False),
-        ("access refused", "403 Forbidden: AccessDenied", True),
+        ("access refused, clock wrong", "403 Forbidden: AccessDenied", True),
         ("object damaged", None, True),
     ],
 )

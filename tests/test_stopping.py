@@ -145,8 +145,7 @@ def test_a_zfs_that_takes_its_time_is_ended_and_the_snapshot_let_go_of(
         held, let_go = (
             [line.split()[1] for line in home.calls(verb)] for verb in ("hold", "release")
         )
-        assert held == let_go
-        assert bool(held) == (command != "send -nP")
+        assert held == let_go != []
 
 
 def test_a_hold_before_the_one_that_is_stopped_is_let_go_of(tmp_path: Path) -> None:
