@@ -38,6 +38,8 @@ ln -s text/numbers link
 ln text/numbers hardlink
 echo "secret-content-$(basename {mountpoint})" > "odd name/with spaces and ünïcode"
 setfattr -n user.note -v "an extended attribute" text/numbers
+setfattr -n user.of -v "a folder" "odd name"
+setfattr -n trusted.note -v "of root" many/9
 chmod 640 text/numbers
 chmod 2751 many
 chown -h 1234:2345 many many/7 link
@@ -50,7 +52,7 @@ cd "{mountpoint}"
 find . -xdev -type f -exec sha256sum {{}} + | sort
 find . -xdev ! -type d -exec stat -c '%n %f %s %u %g %y %h' {{}} + | sort
 find . -xdev -type d {others} -exec stat -c '%n %f %u %g %y' {{}} + | sort
-find . -xdev -type f -exec getfattr -d {{}} + 2>/dev/null | sed 's|^# file: \./|# file: |' | sort
+find . -xdev -exec getfattr -hdm - {{}} + 2>/dev/null | sed 's|^# file: \./|# file: |' | sort
 find . -xdev -type l -exec readlink {{}} +
 """
 

@@ -30,6 +30,17 @@ def data(world: World, pool: str) -> str:
     return name
 
 
+@pytest.fixture
+def disk(world: World, pool: str) -> str:
+    """A volume with some data, backed up to both providers."""
+    name = f"{pool}/disk"
+    world.machine.run("zfs", "create", "-V", "32M", "-b", "8K", name)
+    write = f"dd if=/dev/urandom of={world.device(name)} bs=1M count=7 seek=2 conv=fsync"
+    world.machine.script(f"{write} 2>/dev/null")
+    world.offsite("--backup", f"{name}@monday")
+    return name
+
+
 def chunks(world: World, provider: str) -> list[Path]:
     return sorted((world.home / provider).rglob("chunk-*"))
 
@@ -59,15 +70,21 @@ def flip(path: Path) -> None:
     path.write_bytes(body)
 
 
-def test_what_one_provider_lost_and_the_other_damaged_comes_back(world: World, data: str) -> None:
-    before = world.facts(data)
+@pytest.mark.parametrize("kind", ["filesystem", "volume"])
+def test_what_one_provider_lost_and_the_other_damaged_comes_back(
+    world: World, pool: str, kind: str, request: pytest.FixtureRequest
+) -> None:
+    data: str = request.getfixturevalue("data" if kind == "filesystem" else "disk")
+    before = world.content(data)
     one, two = (chunks(world, name) for name in PROVIDERS)
     for path in (one[1], one[4]):
         path.unlink()
     flip(two[2])
     flip(two[-1])
+    (row,) = world.offsite("--list", "--json").json["backups"]
+    assert (row["dataset"], row["complete"], row["providers"]) == (data, True, [*PROVIDERS])
     ran = world.offsite("--restore", data, "--as", f"{data}-back", "--json")
-    assert world.facts(f"{data}-back") == before
+    assert world.content(f"{data}-back") == before
     assert set(ran.json["restore"]["providers"]) == {*PROVIDERS}
     assert re.search(rf"two failed at .*{two[2].name} .*going on with one", ran.stderr)
 
