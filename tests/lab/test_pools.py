@@ -125,7 +125,7 @@ def tree(world: World, pool: str) -> list[str]:
     world.machine.script(TREE.format(p=pool))
     for name in ODD:
         world.machine.run("zfs", "create", f"{pool}/{name}")
-        world.machine.run("touch", f"/{pool}/{name}/file")
+        world.machine.script(f"echo '{name}' > '/{pool}/{name}/file'")
     listed = world.machine.run("zfs", "list", "-Ho", "name", "-r", pool).stdout.splitlines()
     assert len(listed) == 28
     left_out = {f"{pool}/scratch", f"{pool}/scratch/below"}
@@ -184,7 +184,9 @@ def test_a_pool_of_many_datasets_with_one_command(world: World, pool: str, tree:
     assert f"--as '{pool}/with space-restored'" in refused["hint"]
     assert locked == {f"{back}/secret", f"{back}/secret/inner", f"{back}/secret/in side"}
     # What shared a key has each its own now, and asks for it.
-    asks = {(f"/secret/{name}", "keylocation", "prompt") for name in ("inner", "in side")}
+    asks: set[tuple[str, ...]] = {
+        (f"/secret/{name}", "keylocation", "prompt") for name in ("inner", "in side")
+    }
     assert local_properties(world, back, below) == local_properties(world, pool, below) | asks
     lines = ("zfs", "get", "-Hpo", "value", "com.example:lines", f"{back}/home/alice/deep")
     assert world.machine.run(*lines).stdout == "one\nand\ttwo\n"
@@ -197,14 +199,32 @@ def test_a_pool_of_many_datasets_with_one_command(world: World, pool: str, tree:
     assert one.count(" yes\n") == len(below - VOLUMES)
     for volume in VOLUMES:
         world.machine.run("cmp", *(world.device(root + volume) for root in (pool, back)))
+    assert get(world, f"{back}/bob-clone", "origin") == "-"
+
+    comes_home(world, pool, below, asks)
+    assert world.machine.script(HASHES.format(root=pool, names=names)).stdout == one
 
 
-def local_properties(world: World, root: str, below: set[str]) -> set[tuple[str, ...]]:
-    """Dataset, property and value: what was set on each one itself, but for where it is mounted."""
+def comes_home(world: World, pool: str, below: set[str], asks: set[tuple[str, ...]]) -> None:
+    """When the pool is gone: onto a fresh one of its name, where nothing is held back."""
+    before = local_properties(world, pool, below, held_back=set())
+    assert ("/elsewhere", "mountpoint", f"/{pool}-mnt/ünïcode place") in before
+    world.machine.destroy_pool(pool)
+    world.machine.make_pool(pool)
+    came = world.offsite("--restore", f"{pool}@s", "--json").json
+    assert (came["failed"], len(came["restores"])) == ({}, len(below))
+    assert local_properties(world, pool, below, held_back=set()) == before | asks
+    world.machine.script(UNLOCK.format(back=pool))
+
+
+def local_properties(
+    world: World, root: str, below: set[str], held_back: set[str] = HELD_BACK
+) -> set[tuple[str, ...]]:
+    """Dataset, property and value: what was set on each one itself."""
     asked = ("-Hp", "-s", "local", "-o", "name,property,value", "-t", "filesystem,volume", "-r")
     told = world.machine.run("zfs", "get", *asked, "all", root).stdout.splitlines()
     found = [(name[len(root) :], *rest) for name, *rest in (line.split("\t") for line in told)]
-    return {one for one in found if one[0] in below and one[1] not in HELD_BACK}
+    return {one for one in found if one[0] in below and one[1] not in held_back}
 
 
 def test_one_dataset_fails_and_the_others_do_not(world: World, pool: str) -> None:

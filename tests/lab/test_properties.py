@@ -128,6 +128,30 @@ def test_what_cannot_be_set_is_one_warning_each(world: World, pool: str, photos:
     assert get(world, f"{pool}/back", "quota") == str(300 << 20)
 
 
+def test_limits_that_the_data_met_only_in_the_end(world: World, pool: str) -> None:
+    """The chain is received first: what it began with is more than what may be there now."""
+    data, target = f"{pool}/data", f"{pool}/back"
+    world.machine.script(
+        f"zfs create {data}; zfs create {data}/below;"
+        f" dd if=/dev/urandom of=/{data}/noise bs=1M count=12 2>/dev/null;"
+        f" dd if=/dev/urandom of=/{data}/below/noise bs=1M count=12 2>/dev/null; sync"
+    )
+    world.offsite("--backup", f"{data}@a", "-R")
+    world.machine.script(
+        f"rm /{data}/noise /{data}/below/noise; echo new > /{data}/file; sync;"
+        f" zfs snapshot -r {data}@b; zfs destroy -r {data}@a; zfs set refquota=4M quota=8M {data}"
+    )
+    world.offsite("--backup", f"{data}@b", "-R")
+    done = world.offsite("--restore", data, "-R", "--as", target, "--json").json
+    assert [len(one["chain"]) for one in done["restores"]] == [2, 2]
+    limits = [(get(world, name, "refquota"), get(world, name, "quota")) for name in (data, target)]
+    # Of the restored one the first snapshots are there, and more is used than it may have.
+    assert limits == [(str(4 << 20), str(8 << 20)), (str(4 << 20), "0")]
+    warned = [line for line in _log(world).splitlines() if "could not be set" in line]
+    assert len(warned) == 1
+    assert f"quota={8 << 20} could not be set on {target}" in warned[0]
+
+
 def test_a_value_that_is_no_text(world: World, pool: str, photos: str) -> None:
     world.machine.script(f"zfs set org.test:bytes=\"$(printf 'a\\377\\t\\nb')\" {photos}")
     world.offsite("--backup", f"{photos}@b")
@@ -139,13 +163,16 @@ def test_a_value_that_is_no_text(world: World, pool: str, photos: str) -> None:
     assert told == [" 61 ff 09 0a 62 0a\n"] * 2
 
 
-def test_a_volume(world: World, pool: str) -> None:
+@pytest.mark.parametrize("thin", [False, True])
+def test_a_volume(world: World, pool: str, *, thin: bool) -> None:
     volume, target = f"{pool}/vol", f"{pool}/back"
-    facts = ("-b", "16K", "-o", "org.test:note=a b", "-o", "compression=off")
-    world.machine.run("zfs", "create", "-V", "16M", *facts, volume)
+    facts = ("-b", "8K", "-o", "org.test:note=a b", "-o", "compression=off")
+    world.machine.run("zfs", "create", "-V", "16M", *["-s"][:thin], *facts, volume)
     world.offsite("--backup", f"{volume}@a")
     done = restored(world, volume, "--as", target)
-    assert done["properties"] == ["compression", "org.test:note", "refreservation"]
+    thick = ["refreservation"][thin:]
+    assert done["properties"] == ["compression", "org.test:note", *thick]
+    assert (get(world, target, "refreservation") == "0") is thin
     for name in ("volsize", "volblocksize", "refreservation", "org.test:note", "compression"):
         assert get(world, target, name) == get(world, volume, name)
 
