@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import random
 import shlex
+import signal
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 from lab.faults import victims
@@ -25,14 +27,15 @@ def begun(world: World) -> set[Path]:
     return {*(world.home / "one/offsite/backups").glob("*")}
 
 
-def kill_around_the_commit(world: World, name: str, rng: random.Random) -> bool:
-    """After its first object, or its manifest, is there, and some time; whether it is whole."""
+def kill_around_the_commit(world: World, name: str, rng: random.Random) -> tuple[bool, bool]:
+    """After its first object, or its manifest, is there, and some time; whether that struck a run
+    that had not ended, and whether the backup is whole."""
     before, there = manifests(world), begun(world)
     running = world.start("--backup", name, "--provider", "one")
     try:
         if rng.random() < 0.5:
             wait_for(lambda: manifests(world) - before)
-            time.sleep(rng.uniform(0, NEAR / 8))  # then it has ended
+            time.sleep(rng.uniform(0, NEAR / 8))  # then it has mostly ended
         else:
             wait_for(lambda: begun(world) - there)
             time.sleep(rng.uniform(0, NEAR / 10))
@@ -40,7 +43,7 @@ def kill_around_the_commit(world: World, name: str, rng: random.Random) -> bool:
         running.kill()
         running.communicate(timeout=60)
     wait_for(lambda: not victims.of_home(world.home))
-    return bool(manifests(world) - before)
+    return running.returncode == -signal.SIGKILL, bool(manifests(world) - before)
 
 
 def destroy(world: World, snapshot: str) -> None:
@@ -52,27 +55,32 @@ def destroy(world: World, snapshot: str) -> None:
     )
 
 
-def test_killed_around_the_commit_and_the_snapshot_destroyed(world: World, pool: str) -> None:
+def test_killed_around_the_commit_and_the_snapshot_destroyed(
+    world: World, pool: str, measured: Callable[[str], None]
+) -> None:
     """What was killed too early stays unfinished, and the next increment begins before it."""
     rng = random.Random(1)  # noqa: S311 - it shall be the same again
     data, one = f"{pool}/data", ("--provider", "one")
     world.machine.script(f"zfs create {data}; cd /{data}; mkdir text many; seq 99999 > noise")
     base = backup(world, f"{data}@s0", *one)["snapshot"]
     destroy(world, f"{data}@s0")
-    early = 0
-    for number in range(1, KILLS + 1):
-        change(world, data, number)
+    number = early = late = 0
+    while early + late < KILLS:
+        number += 1
+        change(world, data, 2 * number)
         killed = f"{data}@killed{number}"
-        whole = kill_around_the_commit(world, killed, rng)
-        early += not whole
+        struck, whole = kill_around_the_commit(world, killed, rng)
+        early += struck and not whole
+        late += struck and whole
         destroy(world, killed)
-        change(world, data, KILLS + number)
+        change(world, data, 2 * number + 1)
         done = backup(world, f"{data}@s{number}", *one)
         assert done["type"] == "incremental"
         assert done["base"] == (f"killed{number}" if whole else base)
         base = done["snapshot"]
         destroy(world, f"{data}@{base}")
-    assert 0 < early < KILLS
+    measured(f"{early} killed before the commit, {late} after it, of {number} runs")
+    assert min(early, late) > 0
     facts = world.facts(data)
     world.offsite("--backup", f"{data}@together")  # an increment for one, a full for two
     for name in ("last", "end"):

@@ -1,6 +1,6 @@
 """One backup, two versions of OpenZFS: begun on one, finished or restored on the other.
 
-script/test builds the other one, and names it in OFFSITE_LAB_OTHER.
+script/soak builds the other one, and names it in OFFSITE_LAB_OTHER.
 """
 
 from __future__ import annotations
@@ -18,6 +18,8 @@ from lab.recipe.build import product
 from lab.world import LOCKED, PASSPHRASE, World, wait_for
 from offsite.zfs import token
 from offsite.zfs.token import Token
+from tests.lab import test_anywhere as anywhere
+from tests.lab.test_anywhere import SOURCES
 from tests.lab.test_resume import finish, log_of, token_of
 
 OTHER = os.environ.get("OFFSITE_LAB_OTHER", "2.4")
@@ -118,29 +120,30 @@ def test_made_on_the_new_restored_on_the_old(
     world: World, older: Machine, newer: Machine, name: str
 ) -> None:
     """A pool with all the features of the new one; what the old one lacks it is not sent."""
-    data, long, disk, vault = (f"{name}/{each}" for each in ("photos", "long", "disk", "vault"))
-    newer.make_pool(name, SMALL)
-    newer.run("zfs", "create", "-o", "recordsize=1M", "-o", "compression=zstd", data)
-    newer.run("zfs", "create", "-V", "8M", disk)
-    newer.script(f"{LOCKED} {vault}")
+    long, vault = f"{name}/long", f"{name}/vault"
+    newer.make_pool(name)
     there = at(world, newer)
-    for each in (data, vault):
-        there.fill(each, noise=2)
-    newer.script(f"dd if=/dev/urandom of={there.device(disk)} bs=64k count=20 seek=9 conv=fsync")
-    before = {each: there.content(each) for each in (data, vault, disk)}
-    for each in before:
-        finish(there, f"{each}@s")
+    before = dict[str, str]()
+    for kind, how in {**SOURCES, "zstd": "zfs create -o recordsize=1M -o compression=zstd"}.items():
+        source = f"{name}/{kind.replace(' ', '-')}"
+        anywhere.make(there, how, source)
+        before[source] = there.content(source)
+        finish(there, f"{source}@s")
     lacks = number(older) < (2, 3) <= number(newer)
     if lacks:
         newer.run("zfs", "create", "-o", "longname=on", long)
         newer.run("touch", f"/{long}/{'n' * 300}")
         finish(there, f"{long}@s")
-    older.make_pool(name, SMALL)
+    older.make_pool(name)
     here = at(world, older)
-    for each in before:
-        here.offsite("--restore", each)
-    older.script(f"echo {PASSPHRASE} | zfs load-key {vault}")
-    assert {each: here.content(each) for each in before} == before
+    older.script(f"{LOCKED} {vault}")
+    for source, content in before.items():
+        for target in (source, f"{vault}/back"):
+            here.offsite("--restore", source, "--as", target)
+            if "/raw" in source:
+                older.script(f"echo {PASSPHRASE} | zfs load-key {target}")
+            assert here.content(target) == content
+        older.run("zfs", "destroy", "-r", f"{vault}/back")
     if lacks:
         refused = here.offsite("--restore", long, status=2)
         assert f"{name} has no feature longname, which this backup needs" in refused.stderr

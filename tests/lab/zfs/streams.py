@@ -1,6 +1,6 @@
 """Real send streams of every kind, and a plain reader of their records.
 
-Those that only newer OpenZFS makes are there if script/test asked for one (OFFSITE_LAB_ZFS).
+Those that only newer OpenZFS makes are there where the machine has one.
 """
 
 import hashlib
@@ -10,14 +10,17 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from lab import Machine
+from lab import Host, Machine
+from lab.host import usable
+from lab.recipe.release import LATEST
 from offsite.zfs.command import Zfs
 from offsite.zfs.records import HEADER_SIZE, Feature, Kind, read_header
 
 StreamOf = Callable[[str], bytes]
 
 POOL = "streams"
-NEWER = os.environ.get("OFFSITE_LAB_ZFS", "").startswith(("2.3", "2.4"))
+VERSION = os.environ.get("OFFSITE_LAB_ZFS") or (Host().version if usable() else LATEST)
+NEWER = VERSION.startswith(("2.3", "2.4"))
 FILESYSTEMS = ("fs", "large", "secret", *(("new",) if NEWER else ()))
 CHANGE = """
 cd "$1"
