@@ -10,13 +10,13 @@ import pytest
 from hypothesis import HealthCheck, settings
 
 from tests.properties import told
-from tests.thorough import THOROUGH
+from tests.thorough import examples
 
 # On what is the profile of the environment: in CI, hypothesis draws the same examples every time.
 settings.register_profile(
     "patient",
     settings(),
-    max_examples=100 if THOROUGH else 30,
+    max_examples=examples(30),
     deadline=None,
     suppress_health_check={*settings().suppress_health_check, HealthCheck.too_slow},
 )

@@ -34,6 +34,7 @@ from offsite.manifest import (
     SnapshotFacts,
 )
 from tests import repo
+from tests.thorough import examples
 
 SHA = "ab" * 32
 XXH = "cd" * 16
@@ -147,7 +148,7 @@ indexes = st.builds(
 
 
 @given(manifests)
-@settings(deadline=None, max_examples=60)
+@settings(deadline=None, max_examples=examples(30))
 def test_a_manifest_comes_back(document: Manifest) -> None:
     line = manifest.encode(document)
     assert line.endswith(b"\n")
@@ -157,7 +158,7 @@ def test_a_manifest_comes_back(document: Manifest) -> None:
 
 
 @given(indexes)
-@settings(deadline=None, max_examples=60)
+@settings(deadline=None, max_examples=examples(30))
 def test_an_index_comes_back(document: Index) -> None:
     line = manifest.encode(document)
     assert manifest.decode(line, Index) == document
@@ -337,7 +338,7 @@ def test_what_is_no_document(line: bytes, kind: type[Any]) -> None:
 
 
 @given(st.data())
-@settings(deadline=None, max_examples=200)
+@settings(deadline=None, max_examples=examples(100))
 def test_damage_is_refused_or_harmless(data: st.DataObject) -> None:
     """Any bytes in place of some of a manifest's: nothing but IntegrityError comes of it."""
     line = bytearray(manifest.encode(MANIFEST))

@@ -113,9 +113,9 @@ def test_a_dry_run_tells_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
         home.offsite("--backup", "tank/photos@monday")
         words = ("--restore", "tank/photos", "--to-file", str(tmp_path / "file"), "--dry-run")
         fast = home.offsite(*words, "--json").json["restore"]["estimated_seconds"]
+        assert "/s measured now\n" in home.offsite(*words).stdout
         home.configure(
             ONE_REMOTE=str(tmp_path / "one"), SHARD_SIZE="1M", RCLONE_FLAGS="--bwlimit 64k"
         )
         slow = home.offsite(*words, "--json").json["restore"]["estimated_seconds"]
         assert 0 < fast < 30 < slow
-        assert "/s measured now\n" in home.offsite(*words).stdout

@@ -26,6 +26,7 @@ from offsite.zfs.walk import NoSeamError
 from tests import interrupted, repo
 from tests.interrupted import SNAPSHOT, Machine, Pool, Provider, files, stream_of
 from tests.test_zfs_resuming import expected, start_of, tokens
+from tests.thorough import examples
 from tests.zfs_streams import (
     WRITES,
     Record,
@@ -159,7 +160,7 @@ def test_every_token(machine: Machine, tmp_path: Path, name: str, size: int) -> 
 
 @given(records=stream_records(), data=st.data())
 @settings(
-    max_examples=15,
+    max_examples=examples(8),
     deadline=None,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )

@@ -34,6 +34,7 @@ from tests.interrupted import (
     seam_before,
     stream_of,
 )
+from tests.thorough import examples
 from tests.zfs_streams import (
     Record,
     place,
@@ -109,7 +110,7 @@ def test_the_pool_is_read_from_the_seam_on_and_no_chunk_is_stored_twice(
 
 @given(data=st.data())
 @settings(
-    max_examples=30,
+    max_examples=examples(15),
     deadline=None,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )

@@ -26,6 +26,7 @@ from offsite.zfs.fletcher import ZERO, State
 from offsite.zfs.records import HEADER_SIZE, KIND, MAGIC, Kind, field_codes, read_header
 from offsite.zfs.records import WHOLE as WHOLE_OF
 from offsite.zfs.stream import StreamError
+from tests.thorough import examples
 
 FOLDER = Path(__file__).parent / "vectors" / "streams"
 FACTS: dict[str, dict[str, Any]] = json.loads((FOLDER / "streams.json").read_text())
@@ -197,7 +198,7 @@ def test_every_field_is_where_the_table_has_it(kind: Kind) -> None:
 
 @pytest.mark.parametrize("kind", Kind)
 @given(data=st.data())
-@settings(max_examples=60)
+@settings(max_examples=examples(30))
 def test_a_record_is_parsed_and_packed(kind: Kind, data: st.DataObject) -> None:
     record = data.draw(records_of(kind))
     assert drr.pack(record) == plain_header(record)
@@ -279,7 +280,7 @@ def test_an_unknown_kind_is_told_by_its_number(kind: int) -> None:
 
 
 @given(STREAMS)
-@settings(max_examples=100)
+@settings(max_examples=examples(50))
 def test_what_is_written_is_read(records: Stream) -> None:
     data = b"".join(drr.write(records))
     assert data == plain_stream(records)
@@ -350,7 +351,7 @@ CHANGES = st.lists(
 
 
 @given(CHANGES)
-@settings(max_examples=200)
+@settings(max_examples=examples(100))
 def test_any_damage_is_found(changes: list[tuple[int, int]]) -> None:
     data = bytearray(WHOLE)
     for position, change in changes:
@@ -361,7 +362,7 @@ def test_any_damage_is_found(changes: list[tuple[int, int]]) -> None:
 
 
 @given(st.binary(max_size=1000), st.integers(0, len(EVERY_KIND) - 1))
-@settings(max_examples=200)
+@settings(max_examples=examples(100))
 def test_what_follows_a_good_start_raises_nothing_else(tail: bytes, count: int) -> None:
     with pytest.raises(StreamError):
         read(plain_stream(EVERY_KIND[:count]) + tail)

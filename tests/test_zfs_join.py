@@ -15,6 +15,7 @@ from offsite.zfs.seams import Seam
 from offsite.zfs.stream import Begin, Follower, StreamError
 from offsite.zfs.walk import NoSeamError
 from tests.test_zfs_vectors import FACTS, stream
+from tests.thorough import examples
 from tests.zfs_streams import (
     END,
     FROMGUID,
@@ -64,7 +65,7 @@ def spliced(
 
 
 @given(records=stream_records(), data=st.data(), sizes=sizes, view=st.integers(1, 1000))
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=examples(50), deadline=None)
 def test_a_join_gives_the_uninterrupted_stream(
     records: list[Record], data: st.DataObject, sizes: list[int], view: int
 ) -> None:
@@ -82,7 +83,7 @@ def test_a_real_stream_joined_at_any_of_its_records(name: str) -> None:
 
 
 @given(records=stream_records(), data=st.data())
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=examples(50), deadline=None)
 def test_a_stream_cut_twice(records: list[Record], data: st.DataObject) -> None:
     parts = parts_of(records)
     first, second = sorted(data.draw(st.sampled_from(seams(parts))) for _ in range(2))

@@ -10,6 +10,7 @@ from offsite.zfs.mend import MendedSource, Mender, mended
 from offsite.zfs.records import HEADER_SIZE, Kind
 from offsite.zfs.stream import StreamError
 from tests.test_zfs_vectors import FACTS, stream
+from tests.thorough import examples
 from tests.zfs_streams import (
     END,
     Cut,
@@ -65,7 +66,7 @@ def joint(parts: list[bytes], at: int) -> tuple[Mender, bytes]:
 
 @pytest.mark.parametrize("way", WAYS)
 @given(records=stream_records(), data=st.data(), sizes=sizes, views=sizes)
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=examples(50), deadline=None)
 def test_any_rest_continues_any_stream(
     way: Way, records: list[Record], data: st.DataObject, sizes: list[int], views: list[int]
 ) -> None:

@@ -10,6 +10,7 @@ from offsite.zfs.resuming import Resuming
 from offsite.zfs.stream import StreamError
 from offsite.zfs.walk import NoSeamError
 from tests.test_zfs_vectors import FACTS, stream
+from tests.thorough import examples
 from tests.zfs_streams import (
     END,
     TO_THE_END,
@@ -89,7 +90,7 @@ def resume(
 
 
 @given(records=stream_records(), data=st.data(), sizes=sizes)
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=examples(40), deadline=None)
 def test_every_token_of_any_stream(
     records: list[Record], data: st.DataObject, sizes: list[int]
 ) -> None:

@@ -19,6 +19,7 @@ from hypothesis import strategies as st
 from offsite.zfs.records import HEADER_SIZE, MAGIC, Feature, Kind
 from offsite.zfs.seams import Place, Seam
 from offsite.zfs.stream import ChunkIndex, Follower, StreamError
+from tests.thorough import examples
 
 WRITES = {Kind.WRITE, Kind.WRITE_EMBEDDED}
 SEAMS = {*WRITES, Kind.OBJECT}
@@ -280,7 +281,7 @@ def plain(record: Record) -> Record:
 
 
 @given(data=st.data(), records=records_strategy)
-@settings(max_examples=200)
+@settings(max_examples=examples(100))
 def test_any_cut_into_pieces_and_chunks_tells_the_same_facts(
     data: st.DataObject, records: list[Record]
 ) -> None:
