@@ -8,15 +8,27 @@ from pathlib import Path
 
 from lab.errors import DeadlineError
 from lab.machine import Machine
+from lab.recipe.release import LATEST
 
 MODULE_VERSION = Path("/sys/module/zfs/version")
 DEVICE = Path("/dev/zfs")
+ASKED = "OFFSITE_LAB_ZFS"  # in the environment: a branch, of which a guest is
 
 
 def usable() -> bool:
     """Tell whether tests may use this host's own OpenZFS: it is loaded, and we are root."""
     programs = all(shutil.which(name) for name in ("zfs", "zpool"))
     return os.geteuid() == 0 and DEVICE.exists() and MODULE_VERSION.exists() and programs
+
+
+def serves() -> bool:
+    """Tell whether it is what tests are to use: no other version was asked for."""
+    return usable() and not os.environ.get(ASKED)
+
+
+def version_to_use() -> str:
+    """The OpenZFS that tests are to use: the one asked for, this host's own, or the lab's."""
+    return os.environ.get(ASKED) or (Host().version if usable() else LATEST)
 
 
 class Host(Machine):

@@ -78,6 +78,11 @@ class Ran:
     def json(self) -> Any:
         return json.loads(self.stdout)
 
+    @property
+    def log(self) -> str:
+        """What is in the log file that a run in the background names first."""
+        return Path(self.stdout.splitlines()[0].removeprefix("Log file: ")).read_text()
+
 
 def write_settings(path: Path, settings: Mapping[str, str]) -> None:
     """A config.env."""

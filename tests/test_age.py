@@ -24,6 +24,7 @@ from offsite.age import Identities, Identity, Recipients, bech32, header, x25519
 from offsite.errors import IntegrityError, KeysError, NoKeyError, OffsiteError
 
 BLOCK = 64 * 1024
+PIECES = 5000
 CACHE = Path.home() / ".cache" / "offsite-lab"
 VECTORS = "cctv-age-0.2.0"  # an npm package of C2SP
 VECTORS_SHA512 = (
@@ -106,11 +107,11 @@ def cut(data: bytes, length: int) -> Iterator[bytes]:
 
 @pytest.mark.parametrize("length", [1 << 30, 1000, 7])
 def test_vectors(vectors: list[Vector], length: int) -> None:
-    """Also of a file that comes in pieces, cut anywhere."""
+    """Also of a file that comes in pieces, cut anywhere; the long ones in not too many."""
     assert len(vectors) == 143
     for vector in vectors:
         plain, error = bytearray(), None
-        pieces = cut(vector.file, length)
+        pieces = cut(vector.file, max(length, len(vector.file) // PIECES))
         try:
             for piece in age.decrypt_stream(pieces, Identities(vector.identities)):
                 plain += piece

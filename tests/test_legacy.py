@@ -27,6 +27,7 @@ from offsite.zfs.stream import Begin
 from tests import repo, whole
 from tests.programs import needs
 from tests.storage.memory import MemoryRemote
+from tests.thorough import cases
 from tests.whole import DATASET, TARGET, Home
 
 STREAM = repo.stream(77, [repo.noise(400_000), bytes(3_000_000), repo.noise(300_000, 2)])
@@ -93,8 +94,9 @@ def refused(ran: Ran, home: Home, *, status: int) -> str:
 # --- restoring ------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("offset", [TEN, TWENTY, NONE])
-@pytest.mark.parametrize("folder", ["one/tank_photos", "two"])
+@pytest.mark.parametrize(
+    ("offset", "folder"), cases([TEN, TWENTY, NONE], ["one/tank_photos", "two"])
+)
 def test_a_backup_of_the_older_tool_comes_back(home: Home, offset: str, folder: str) -> None:
     store(home, offset, folder=folder)
     (home.folder / folder / "holiday.jpg").write_bytes(b"a stranger's")

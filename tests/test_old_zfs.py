@@ -30,8 +30,7 @@ def use(home: Home, name: str, **settings: str) -> None:
 
 def named(ran: Ran) -> list[str]:
     """What the log says that this zfs knows not."""
-    log = Path(ran.stdout.splitlines()[0].removeprefix("Log file: "))
-    found = [line.partition(" knows no ")[2] for line in log.read_text().splitlines()]
+    found = [line.partition(" knows no ")[2] for line in ran.log.splitlines()]
     return [line.partition(":")[0] for line in found if line]
 
 
@@ -105,9 +104,8 @@ def test_an_increment_from_a_bookmark_whose_size_is_not_told(home: Home) -> None
     assert done.status == 0, done
     mark = f"{DATASET}#offsite-{full['backup_id'][-16:]}"
     assert home.calls("send")[-1] == f"send -L -i {mark} {DATASET}@b"
-    log = Path(done.stdout.splitlines()[0].removeprefix("Log file: ")).read_text()
-    assert f"An increment to one from bookmark {mark}" in log
-    assert "more than half" not in log
+    assert f"An increment to one from bookmark {mark}" in done.log
+    assert "more than half" not in done.log
 
 
 def test_zfs_fuse_is_refused_before_anything_is_made(home: Home) -> None:

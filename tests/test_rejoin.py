@@ -26,7 +26,7 @@ from offsite.zfs.walk import NoSeamError
 from tests import interrupted, repo
 from tests.interrupted import SNAPSHOT, Machine, Pool, Provider, files, stream_of
 from tests.test_zfs_resuming import expected, start_of, tokens
-from tests.thorough import examples
+from tests.thorough import cases, examples
 from tests.zfs_streams import (
     WRITES,
     Record,
@@ -148,8 +148,7 @@ RAW = [
 STREAMS = {"raw": stream_of(RAW), "plain": stream_of(files(3, 4, 100))}
 
 
-@pytest.mark.parametrize("size", [150, 312, 401, 1000, 4000, 9000])
-@pytest.mark.parametrize("name", STREAMS)
+@pytest.mark.parametrize(("name", "size"), cases(list(STREAMS), [150, 312, 401, 1000, 4000, 9000]))
 def test_every_token(machine: Machine, tmp_path: Path, name: str, size: int) -> None:
     parts, remote = STREAMS[name], Read()
     machine.run(Pool(tmp_path / "pool", parts), remote, chunk_size=size)
@@ -221,8 +220,7 @@ def test_a_backup_that_went_on_with_other_records(machine: Machine, tmp_path: Pa
             check(other, download, remote, where)
 
 
-@pytest.mark.parametrize("name", STREAMS)
-@pytest.mark.parametrize("cut", [None, 3000, 6500, 9000])
+@pytest.mark.parametrize(("name", "cut"), cases(list(STREAMS), [None, 3000, 6500, 9000]))
 def test_objects_before_the_data_of_all_of_them(
     machine: Machine, tmp_path: Path, cut: int | None, name: str
 ) -> None:

@@ -25,11 +25,12 @@ from tests.interrupted import (
     check_true,
     stream_of,
 )
-from tests.thorough import THOROUGH, some
+from tests.thorough import THOROUGH, cases, some
 from tests.zfs_streams import Record
 
 SIZE = 1000
 HASHES = ["sha256", None]
+CUTS = [(0, 1000), (1, 1000), (1, 800), (1, 1600)]  # changed from there on; the size of a chunk
 
 
 @pytest.fixture(scope="module")
@@ -90,8 +91,7 @@ def check(machine: Machine, pool: Pool, moments: Sequence[Moment], hash_kind: st
                     assert machine.restored(remote) == pool.whole
 
 
-@pytest.mark.parametrize("hash_kind", HASHES)
-@pytest.mark.parametrize("most", [10_500, 12_700])
+@pytest.mark.parametrize(("hash_kind", "most"), cases(HASHES, [10_500, 12_700]))
 def test_going_on_by_token(machine: Machine, pool: Pool, hash_kind: str | None, most: int) -> None:
     remote = Provider("one", hash_kind)
     die(machine, pool, [remote], most)
@@ -100,12 +100,12 @@ def test_going_on_by_token(machine: Machine, pool: Pool, hash_kind: str | None, 
     check(machine, pool, film.end(), hash_kind)
 
 
-@pytest.mark.parametrize("hash_kind", HASHES)
-@pytest.mark.parametrize(("changed", "size"), [(0, 1000), (1, 1000), (1, 800), (1, 1600)])
+@pytest.mark.parametrize(("hash_kind", "cut"), cases(HASHES, CUTS))
 def test_another_stream(
-    machine: Machine, pool: Pool, tmp_path: Path, hash_kind: str | None, changed: int, size: int
+    machine: Machine, pool: Pool, tmp_path: Path, hash_kind: str | None, cut: tuple[int, int]
 ) -> None:
     """With one chunk after the other stored anew, whose old receipts stand in indexes."""
+    changed, size = cut
     remote = Provider("one", hash_kind)
     die(machine, pool, [remote], 12_700, size)
     new = Pool(tmp_path / "new", blocks(seed=50, changed=changed))
@@ -123,8 +123,7 @@ def pair(request: pytest.FixtureRequest) -> tuple[Provider, Provider]:
     return Provider("one", request.param), Provider("two", request.param)
 
 
-@pytest.mark.parametrize("pair", HASHES, indirect=True)
-@pytest.mark.parametrize("puts", [0, 1, 3])
+@pytest.mark.parametrize(("pair", "puts"), cases(HASHES, [0, 1, 3]), indirect=["pair"])
 def test_one_provider_fails_in_the_run_that_goes_on(
     machine: Machine, pool: Pool, pair: tuple[Provider, Provider], puts: int
 ) -> None:
@@ -140,8 +139,7 @@ def test_one_provider_fails_in_the_run_that_goes_on(
     assert one.objects == two.objects
 
 
-@pytest.mark.parametrize("pair", HASHES, indirect=True)
-@pytest.mark.parametrize("most", [8000, 15_000])
+@pytest.mark.parametrize(("pair", "most"), cases(HASHES, [8000, 15_000]), indirect=["pair"])
 def test_two_stories_of_one_backup(
     machine: Machine, pool: Pool, tmp_path: Path, pair: tuple[Provider, Provider], most: int
 ) -> None:

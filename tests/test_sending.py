@@ -34,7 +34,7 @@ from tests.interrupted import (
     seam_before,
     stream_of,
 )
-from tests.thorough import examples
+from tests.thorough import cases, examples
 from tests.zfs_streams import (
     Record,
     place,
@@ -489,14 +489,17 @@ def test_the_same_stream_again(machine: Machine, pool: Pool) -> None:
     assert machine.restored(remote) == WHOLE
 
 
-@pytest.mark.parametrize("size", [500, 1000, 1537])
-@pytest.mark.parametrize(("number", "block"), [(2, 0), (2, 3), (3, 0), (3, 5), (4, 1)])
+SIZES = [500, 1000, 1537]
+CHANGED = [(2, 0), (2, 3), (3, 0), (3, 5), (4, 1)]  # object, block
+
+
+@pytest.mark.parametrize(("size", "where"), cases(SIZES, CHANGED))
 def test_another_stream_is_stored_from_its_first_other_chunk_on(
-    machine: Machine, pool: Pool, tmp_path: Path, number: int, block: int, size: int
+    machine: Machine, pool: Pool, tmp_path: Path, size: int, where: tuple[int, int]
 ) -> None:
     remote = Provider()
     cut_at(machine, pool, remote, 12_000, chunk_size=size)
-    new = Pool(tmp_path / "new", changed(number, block))
+    new = Pool(tmp_path / "new", changed(*where))
     new.behave(tokens=TOO_OLD)
     first = next(n for n, (a, b) in enumerate(zip(WHOLE, new.whole, strict=True)) if a != b)
     done = machine.run(new, remote, chunk_size=size)

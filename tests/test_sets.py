@@ -21,6 +21,7 @@ from offsite.errors import LockedError, ProviderError, StoppedError
 from offsite.remote import Entry, Remote
 from tests import repo, whole
 from tests.storage.memory import MemoryRemote
+from tests.thorough import cases
 from tests.whole import Home
 
 # For every dataset there is a line in ``tree``, and a stream; of snapshots those in ``made``.
@@ -45,6 +46,7 @@ case "$*" in
 "list -r "*) cat tree ;;
 "list -t snapshot,bookmark "*) ;; # nothing to stand on: every backup is a full one
 "list -t snapshot -d 1 "*) grep "^$name@" made; true ;;
+"list -t filesystem,volume -Ho name") cut -f 1 tree ;;
 "list -t snapshot "*)
     shift 5
     for each; do
@@ -256,8 +258,7 @@ def test_a_provider_that_fails_at_one_dataset(pool: Pool) -> None:
     assert pool.places() == {"tank": BOTH, "tank/a": BOTH, "tank/b": BOTH}
 
 
-@pytest.mark.parametrize("kind", ["index-", "chunk-", "manifest"])
-@pytest.mark.parametrize("number", [0, 1, 2])
+@pytest.mark.parametrize(("number", "kind"), cases([0, 1, 2], ["index-", "chunk-", "manifest"]))
 def test_a_dataset_at_which_all_providers_fail(pool: Pool, number: int, kind: str) -> None:
     """The others are backed up, those after it, too."""
     pool.fail(kind, one=[number], two=[number])

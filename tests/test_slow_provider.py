@@ -26,11 +26,12 @@ MIB = 1 << 20
 LIMIT = 512 * MIB
 RATE = 12 * MIB
 POLL = 0.2  # seconds
-STREAM = repo.stream(77, [repo.noise(MIB, seed) for seed in range(64)])
+SIZE = 64  # MiB
 
 
 def test_the_slow_one_sets_the_pace(tmp_path: Path, seaweed: Server) -> None:
     fast, place = tmp_path / "fast", uuid.uuid4().hex
+    stream = repo.stream(77, [repo.noise(MIB, seed) for seed in range(SIZE)])
     with Proxy(seaweed.port, rate=RATE) as slow, whole.home(tmp_path / "home") as home:
         behind = through(slow, seaweed, tmp_path / "rclone.conf")
         home.configure(
@@ -40,7 +41,7 @@ def test_the_slow_one_sets_the_pace(tmp_path: Path, seaweed: Server) -> None:
             SHARD_SIZE="1M",
             MEMORY_LIMIT="512M",
         )
-        home.snapshot("monday", STREAM, guid=77)
+        home.snapshot("monday", stream, guid=77)
         command = [sys.executable, "-m", "offsite", "--backup", "tank/photos@monday", "--json"]
         with subprocess.Popen(command, stdout=subprocess.PIPE, env=environment()) as running:
             memory = lead = 0
@@ -51,12 +52,12 @@ def test_the_slow_one_sets_the_pace(tmp_path: Path, seaweed: Server) -> None:
             assert running.stdout is not None
             done = json.load(running.stdout)["backup"]
         assert (running.returncode, done["failed"]) == (0, {})
-        assert (done["stream_bytes"], done["providers"]) == (len(STREAM), ["fast", "slow"])
-        assert done["seconds"] > len(STREAM) / RATE
+        assert (done["stream_bytes"], done["providers"]) == (len(stream), ["fast", "slow"])
+        assert done["seconds"] > len(stream) / RATE
         assert memory < LIMIT
         # Half of the arena is for sealed chunks; each stays there until it is everywhere.
         arena = budget.share(config.load(os.environ), 2).arena
-        assert MIB < lead < arena / 2 + MIB < len(STREAM) / 2
+        assert MIB < lead < arena / 2 + MIB < len(stream) / 2
         (row,) = home.offsite("--list", "--json").json["backups"]
         assert (row["status"], row["providers"]) == ("complete", ["fast", "slow"])
 

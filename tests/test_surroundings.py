@@ -27,6 +27,7 @@ from tests.test_commands import (
     start,
     statuses,
 )
+from tests.thorough import few
 from tests.whole import DATASET, TARGET, Home
 
 # The snapshot that is chosen is destroyed by another one before its hold.
@@ -69,8 +70,8 @@ def test_a_pool_that_is_not_there(home: Home, target: str) -> None:
     ran = home.offsite("--restore", MONDAY, "--as", target)
     assert ran.status == 2
     assert ran.stderr == (
-        f"ERROR: there is no pool nopool here to restore {target} into\n"
-        "HINT: import it, or create it; or choose another --as; see: zpool import\n"
+        f"ERROR: no pool nopool is imported here to restore {target} into\n"
+        "HINT: imported pools: tank; see what could be: zpool import; or choose another --as\n"
     )
 
 
@@ -166,17 +167,17 @@ def test_a_home_that_may_only_be_read(home: Home) -> None:
     assert statuses(home) == [("complete", ["one", "two"])]
 
 
-@pytest.mark.parametrize(
-    ("setting", "environment"),
-    [
-        ("umask 000", {}),
-        ("umask 077", {}),
-        ("exec <&-", {}),
-        (":", {"LC_ALL": "C"}),
-        (":", {"LC_ALL": "C", "PYTHONCOERCECLOCALE": "0", "PYTHONUTF8": "0"}),
-        (":", {"LC_ALL": "xx_YY.UTF-8", "TERM": "nonsense", "TZ": "nowhere"}),
-    ],
-)
+SURROUNDINGS: list[tuple[str, dict[str, str]]] = [
+    ("umask 000", {}),
+    ("umask 077", {}),
+    ("exec <&-", {}),
+    (":", {"LC_ALL": "C"}),
+    (":", {"LC_ALL": "C", "PYTHONCOERCECLOCALE": "0", "PYTHONUTF8": "0"}),
+    (":", {"LC_ALL": "xx_YY.UTF-8", "TERM": "nonsense", "TZ": "nowhere"}),
+]
+
+
+@pytest.mark.parametrize(("setting", "environment"), few(SURROUNDINGS))
 def test_a_backup_and_a_restore_there(
     home: Home, setting: str, environment: dict[str, str]
 ) -> None:

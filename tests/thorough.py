@@ -1,12 +1,14 @@
 """How much the tests try: everything in script/soak, which sets OFFSITE_THOROUGH; else a part."""
 
+import itertools
 import os
 from collections.abc import Sequence
-from typing import TypeVar
+from typing import Any, TypeVar
 
 Point = TypeVar("Point")
 THOROUGH = bool(os.environ.get("OFFSITE_THOROUGH"))
-STEP = 3
+STEP = 6
+LAST = 3
 
 
 def examples(few: int) -> int:
@@ -14,8 +16,21 @@ def examples(few: int) -> int:
     return 10 * few if THOROUGH else few
 
 
+def cases(*axes: Sequence[Any]) -> list[tuple[Any, ...]]:
+    """Every combination if thorough; else each value once, beside others."""
+    if THOROUGH:
+        return list(itertools.product(*axes))
+    longest = max(map(len, axes))
+    return [tuple(axis[n % len(axis)] for axis in axes) for n in range(longest)]
+
+
+def few(points: Sequence[Point]) -> list[Point]:
+    """All of them if thorough; else every second one."""
+    return list(points if THOROUGH else points[::2])
+
+
 def some(points: Sequence[Point]) -> list[Point]:
-    """All of them if thorough; else each third, and the last three, where most is decided."""
+    """All of them if thorough; else one in six, and the last three, where most is decided."""
     if THOROUGH:
         return list(points)
-    return [*points[:-STEP:STEP], *points[-STEP:]]
+    return [*points[:-LAST:STEP], *points[-LAST:]]

@@ -51,6 +51,7 @@ case "$*" in
 "list -t snapshot "*) [ -e "$short.zfs" ] || missing; snapshot "$short" ;;
 "list "*" tank" | "list "*" {dataset}")
     printf '%s\\t5555\\tfilesystem\\tlz4\\t0\\t0\\toff\\n' "$name" ;;
+"list -t filesystem,volume -Ho name") echo tank; echo {dataset} ;;
 "list "*) missing ;;
 "snapshot "*)
     like=next; [ -e next.zfs ] || like=monday

@@ -138,10 +138,11 @@ def check_new(zfs: Zfs, dataset: str) -> None:
         )
     if not datasets.parent_exists(zfs, dataset):
         pool = names.pool_of(dataset)
-        if datasets.find_dataset(zfs, pool) is None:
+        there = datasets.all_names(zfs)
+        if pool not in there:
             raise UsageError(
-                f"there is no pool {pool} here to restore {dataset} into",
-                hint="import it, or create it; or choose another --as; see: zpool import",
+                f"no pool {pool} is imported here to restore {dataset} into",
+                hint=f"{datasets.imported_pools(there)}; or choose another --as",
             )
         raise UsageError(
             f"the parent {parent} of {dataset} does not exist here",

@@ -15,9 +15,8 @@ import pytest
 from lab import Guest, GuestLostError, Host, Machine, boot
 from lab.faults import report
 from lab.faults.report import Score
-from lab.host import usable
+from lab.host import serves, version_to_use
 from lab.process import tail
-from lab.recipe.release import LATEST
 from lab.world import World
 from tests.properties import told
 
@@ -72,23 +71,18 @@ def guest_looked_after(item: pytest.Item) -> Iterator[None]:
         raise GuestLostError(f"booted anew; end of its console:\n{told}") from error
 
 
-def serves_itself() -> bool:
-    """Whether this host has OpenZFS itself and no version was asked for."""
-    return usable() and not os.environ.get("OFFSITE_LAB_ZFS")
-
-
 @pytest.fixture(scope="session")
 def version() -> str:
-    """The OpenZFS branch of the guests, as the scripts ask for it in OFFSITE_LAB_ZFS."""
-    if serves_itself():
+    """The OpenZFS branch of the guests."""
+    if serves():
         pytest.skip("no guest is built where OpenZFS is this machine's own")
-    return os.environ.get("OFFSITE_LAB_ZFS") or LATEST
+    return version_to_use()
 
 
 @pytest.fixture(scope="session")
 def machine(request: pytest.FixtureRequest) -> Iterator[Machine]:
     """This host if it serves itself, else a guest."""
-    if serves_itself():
+    if serves():
         yield Host()
         return
     with boot(request.getfixturevalue("version")) as guest:

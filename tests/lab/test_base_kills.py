@@ -15,6 +15,7 @@ from tests.lab.test_increments import backup, bookmarks, change
 from tests.thorough import THOROUGH
 
 KILLS = 200 if THOROUGH else 12
+RUNS = 4 * KILLS  # one in four at least is to be struck
 NEAR = 2.0  # seconds around the commit
 KEPT = 2  # bases stay for a provider
 
@@ -67,6 +68,7 @@ def test_killed_around_the_commit_and_the_snapshot_destroyed(
     number = early = late = 0
     while early + late < KILLS:
         number += 1
+        assert number <= RUNS, f"{early + late} struck"
         change(world, data, 2 * number)
         killed = f"{data}@killed{number}"
         struck, whole = kill_around_the_commit(world, killed, rng)

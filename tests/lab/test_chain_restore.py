@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from lab.world import World, wait_for
+from tests.lab.test_resume import log_of
 
 MARK = "offsite:restoring"
 # rclone saves up to 4 MiB while it has nothing to do: at this rate none of that is there yet.
@@ -77,11 +78,6 @@ def get(world: World, name: str, property_: str) -> str:
 def check_done(world: World, target: str) -> None:
     """Neither mark nor token is left."""
     assert (get(world, target, MARK), get(world, target, "receive_resume_token")) == ("-", "-")
-
-
-def log_of(world: World) -> str:
-    paths = sorted(world.home.glob("offsite-restore-*.log"), key=lambda path: path.stat().st_mtime)
-    return "".join(path.read_text() for path in paths)
 
 
 # --- a chain --------------------------------------------------------------------------------------
@@ -195,11 +191,11 @@ def kill_when(
 
 def received(world: World, number: int) -> Any:
     """Whether the log says that link ``number`` is on its way, and some of it has come."""
-    before = log_of(world)
+    before = log_of(world, "restore")
     began, chunks = before.count("Receiving @"), before.count("Processing chunk")
 
     def happened() -> bool:
-        log = log_of(world)
+        log = log_of(world, "restore")
         new = log.count("Receiving @") - began
         if new < number or log.count("Processing chunk") < chunks + 2 * number:
             return False

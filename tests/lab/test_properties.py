@@ -8,6 +8,7 @@ import pytest
 
 from lab.world import World
 from tests.lab.test_chain_restore import MARK, get, restored
+from tests.lab.test_resume import log_of
 
 ODD = "one line\nand\ttwo, ünï \"'$HOME\\n;\tlocal\norg.test:not\tset\tlocal"
 ELSEWHERE = "/tmp/props-elsewhere"
@@ -63,7 +64,7 @@ def test_all_and_none(world: World, pool: str, photos: str) -> None:
     target, before = f"{pool}/all", mounted(world)
     world.machine.run("zfs", "inherit", "org.test:above", pool)
     ran = world.offsite("--restore", photos, "--as", target, "--properties", "all")
-    assert "have the same mountpoint" in ran.stderr + _log(world)
+    assert "have the same mountpoint" in ran.stderr + log_of(world, "restore")
     assert get(world, target, "org.test:above") == ODD
     assert source(world, target, "compression") == "local"
     assert (get(world, target, "mountpoint"), get(world, target, "canmount")) == (
@@ -73,10 +74,6 @@ def test_all_and_none(world: World, pool: str, photos: str) -> None:
     done = restored(world, photos, "--as", f"{pool}/none", "--properties", "none")
     assert done["properties"] == []
     assert source(world, f"{pool}/none", "atime") == "default"
-
-
-def _log(world: World) -> str:
-    return "".join(path.read_text() for path in world.home.glob("offsite-restore-*.log"))
 
 
 def test_home_again_and_nothing_mounts(world: World, pool: str, photos: str) -> None:
@@ -93,7 +90,7 @@ def test_home_again_and_nothing_mounts(world: World, pool: str, photos: str) -> 
 def test_a_replacement_leaves_the_mountpoint_to_what_was_there(world: World, photos: str) -> None:
     world.machine.run("touch", f"{ELSEWHERE}/mine")
     done = restored(world, photos, "--replace", "--yes")
-    assert f"{photos} and {done['kept']} have the same mountpoint" in _log(world)
+    assert f"{photos} and {done['kept']} have the same mountpoint" in log_of(world, "restore")
     assert [get(world, photos, name) for name in ("mountpoint", "canmount", "mounted")] == [
         ELSEWHERE, "noauto", "no",
     ]  # fmt: skip
@@ -122,7 +119,7 @@ def test_what_cannot_be_set_is_one_warning_each(world: World, pool: str, photos:
     world.offsite("--backup", f"{photos}@b")
     ran = world.offsite("--restore", photos, "--as", f"{pool}/back", "--json")
     assert "reservation" not in ran.json["restore"]["properties"]
-    warned = [line for line in _log(world).splitlines() if "could not be set" in line]
+    warned = [line for line in log_of(world, "restore").splitlines() if "could not be set" in line]
     assert len(warned) == 1
     assert f"reservation=262144000 could not be set on {pool}/back" in warned[0]
     assert get(world, f"{pool}/back", "quota") == str(300 << 20)
@@ -147,7 +144,7 @@ def test_limits_that_the_data_met_only_in_the_end(world: World, pool: str) -> No
     limits = [(get(world, name, "refquota"), get(world, name, "quota")) for name in (data, target)]
     # Of the restored one the first snapshots are there, and more is used than it may have.
     assert limits == [(str(4 << 20), str(8 << 20)), (str(4 << 20), "0")]
-    warned = [line for line in _log(world).splitlines() if "could not be set" in line]
+    warned = [line for line in log_of(world, "restore").splitlines() if "could not be set" in line]
     assert len(warned) == 1
     assert f"quota={8 << 20} could not be set on {target}" in warned[0]
 

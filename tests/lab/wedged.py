@@ -1,4 +1,4 @@
-"""Tests for test_lab.py to run in a pytest of their own: what happens when guests are lost."""
+"""For test_lost_guest.py to run in a pytest of their own: what happens when guests are lost."""
 
 import os
 import signal

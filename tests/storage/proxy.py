@@ -53,7 +53,8 @@ class Fault:
     is a reset, which may overtake them, ``end`` an orderly close, ``freeze`` silence, ``flip`` one
     wrong bit, ``bad day`` an ``end``, but every twentieth time silence. ``half``: of an upload only
     the first half is stored, and the server says yes to it; ``spoil``: it is stored with one wrong
-    bit. All others: that answer, in S3's form.
+    bit. All others: that answer, in S3's form. Before it strikes, that connection waits for
+    ``first`` to return.
     """
 
     kind: Kind
@@ -61,6 +62,7 @@ class Fault:
     after: int = 0
     times: int = 1_000_000
     path: bytes = b""
+    first: Callable[[], None] = lambda: None
 
 
 class Proxy:
@@ -202,6 +204,7 @@ class Proxy:
                 return None
             self.fault = replace(fault, times=fault.times - 1)
             self.struck += 1
+        fault.first()
         if fault.kind == "bad day":
             return replace(fault, kind="end" if self.struck % _SILENT else "freeze")
         return fault

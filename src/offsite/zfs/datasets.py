@@ -98,6 +98,17 @@ def find_dataset(zfs: Zfs, name: str) -> Dataset | None:
     return next((_dataset(row) for row in rows), None)
 
 
+def all_names(zfs: Zfs) -> list[str]:
+    """Of the filesystems and volumes of all pools."""
+    return zfs.run("list", "-t", "filesystem,volume", "-Ho", "name").splitlines()
+
+
+def imported_pools(names: Collection[str]) -> str:
+    """A hint, of the names of all datasets."""
+    pools = ", ".join(sorted({pool_of(each) for each in names})) or "none"
+    return f"imported pools: {pools}; see what could be: zpool import"
+
+
 def list_below(zfs: Zfs, root: str, user_property: str) -> list[tuple[Dataset, str]]:
     """``root`` and the datasets below it, parents first, each with the value of a user property.
 
@@ -316,13 +327,12 @@ def _snapshot(row: list[str]) -> Snapshot:
 
 
 def _missing_dataset(zfs: Zfs, name: str) -> ZfsError:
-    names = zfs.run("list", "-t", "filesystem,volume", "-Ho", "name").splitlines()
+    names = all_names(zfs)
     pool = pool_of(name)
     if pool not in names:
-        pools = ", ".join(sorted({pool_of(each) for each in names})) or "none"
         return ZfsError(
             f"dataset {name} does not exist: no pool {pool} is imported here",
-            hint=f"imported pools: {pools}; see what could be: zpool import",
+            hint=imported_pools(names),
         )
     near = difflib.get_close_matches(name, names, n=_NEAR_NAMES)
     hint = f"did you mean {' or '.join(map(shlex.quote, near))}?" if near else "see: zfs list"

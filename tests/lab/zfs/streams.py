@@ -4,23 +4,20 @@ Those that only newer OpenZFS makes are there where the machine has one.
 """
 
 import hashlib
-import os
 import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from lab import Host, Machine
-from lab.host import usable
-from lab.recipe.release import LATEST
+from lab import Machine
+from lab.host import version_to_use
 from offsite.zfs.command import Zfs
 from offsite.zfs.records import HEADER_SIZE, Feature, Kind, read_header
 
 StreamOf = Callable[[str], bytes]
 
 POOL = "streams"
-VERSION = os.environ.get("OFFSITE_LAB_ZFS") or (Host().version if usable() else LATEST)
-NEWER = VERSION.startswith(("2.3", "2.4"))
+NEWER = version_to_use().startswith(("2.3", "2.4"))
 FILESYSTEMS = ("fs", "large", "secret", *(("new",) if NEWER else ()))
 CHANGE = """
 cd "$1"
