@@ -83,6 +83,19 @@ def end(running: subprocess.Popen[str], status: int = 0) -> str:
     return out + err
 
 
+def test_a_quiet_run_tells_what_went_wrong_and_nothing_else(home: Home) -> None:
+    """So that a timer's mail comes only then."""
+    for command in (("--backup", MONDAY), ("--restore", MONDAY, "--as", TARGET)):
+        ran = home.offsite(*command, "--quiet")
+        assert (ran.status, ran.stdout, ran.stderr) == (0, "", "")
+    ran = home.offsite("--restore", f"{DATASET}@never", "--as", "tank/other", "-q")
+    assert (ran.status, ran.stdout) == (2, "")
+    assert ran.stderr == (
+        f"ERROR: no finished backup of {DATASET}@never\nHINT: there are: @monday\n"
+    )
+    assert not [*home.folder.glob("*.log")]
+
+
 @pytest.mark.parametrize("name", ["manifest.age", "index-00000.age", "chunk-00000000.zfs.zst.age"])
 def test_what_a_provider_lost_is_given_to_it_again(home: Home, tmp_path: Path, name: str) -> None:
     """The second run knows it, and keeps that; the third one asks what is there all the same."""

@@ -271,6 +271,19 @@ def test_a_shard_size_of_the_older_tool(load: Load, file: Path) -> None:
     )
 
 
+def test_what_only_the_older_tool_needed_is_no_news(load: Load) -> None:
+    """Its own B2 and Scaleway access, which is in rclone's settings today; its folder of temporary
+    files, its log and its pool."""
+    found = load(
+        "B2_KEY_ID=004aaaa\nB2_APPLICATION_KEY=K004s3cr3t\nB2_BUCKET_NAME=backups\n"
+        "SCW_ACCESS_KEY=SCWAAAA\nSCW_SECRET_KEY=s3cr3t\nSCW_BUCKET_NAME=backups\n"
+        "TEMP_DIR=/tmp/zfs-backup\nBACKUP_LOG_FILE=/var/log/zfs.log\nZFS_POOL=tank\n"
+        "ZFS_RETENTION_DAYS=90\nRCLONE_REMOTE=b2:backups\n"
+    )
+    assert (found.warnings, names(found)) == ((), ["default"])
+    assert "s3cr3t" not in repr(found)
+
+
 def test_keys_for_rclone_that_are_almost_ours(load: Load, file: Path) -> None:
     """They are rclone's, but it would not tell of one that it does not know."""
     text = "RCLONE_FLAG=--fast-list\nRCLONE_CONFIG_PASS=x\nRCLONE_TRANSFERS=3\n"

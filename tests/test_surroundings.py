@@ -71,7 +71,8 @@ def test_a_pool_that_is_not_there(home: Home, target: str) -> None:
     assert ran.status == 2
     assert ran.stderr == (
         f"ERROR: no pool nopool is imported here to restore {target} into\n"
-        "HINT: imported pools: tank; see what could be: zpool import; or choose another --as\n"
+        "HINT: create it, or choose another --as; imported pools: tank; see what could be:"
+        " zpool import\n"
     )
 
 

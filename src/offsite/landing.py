@@ -142,7 +142,7 @@ def check_new(zfs: Zfs, dataset: str) -> None:
         if pool not in there:
             raise UsageError(
                 f"no pool {pool} is imported here to restore {dataset} into",
-                hint=f"{datasets.imported_pools(there)}; or choose another --as",
+                hint=f"create it, or choose another --as; {datasets.imported_pools(there)}",
             )
         raise UsageError(
             f"the parent {parent} of {dataset} does not exist here",

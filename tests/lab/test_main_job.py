@@ -293,7 +293,7 @@ def test_names_of_snapshots(world: World, data: str) -> None:
         (["--backup", "{data}", "--provider", "nowhere"], 2, "nowhere"),
         (["--restore", "{data}", "--as", "{data}"], 2, "exists"),
         (["--restore", "{data}", "--as", "{data}/a/b/c"], 2, "\nHINT: zfs create -p "),
-        (["--restore", "{data}", "--as", "nopool/y"], 2, "\nHINT: imported pools: "),
+        (["--restore", "{data}", "--as", "nopool/y"], 2, "choose another --as; imported pools: "),
         (["--restore", "{data}-never"], 2, "no backup of"),
         (["--restore", "{data}@never", "--as", "{data}-x"], 2, "no backup"),
     ],
