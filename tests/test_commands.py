@@ -20,12 +20,14 @@ import pytest
 from offsite import age
 from offsite.zfs.records import MAGIC
 from tests import repo, whole
+from tests.terminal import on_terminal
 from tests.test_slow_provider import environment, size_of_file
 from tests.whole import DATASET, TARGET, Home
 
 MIB = 1 << 20
 MONDAY = f"{DATASET}@monday"
 STREAM = repo.stream(77, [repo.noise(MIB, seed) for seed in range(6)])
+HIDDEN = "\x1b[?25l"  # the cursor, by a live display
 # Its send waits until it may go on.
 WAITING = """#!/bin/sh
 case "$1 $2" in
@@ -81,6 +83,21 @@ def end(running: subprocess.Popen[str], status: int = 0) -> str:
     assert running.returncode == status, (out, err)
     assert "Traceback" not in err
     return out + err
+
+
+@pytest.mark.parametrize("typed", ["{}", "{} & wait $!"])
+def test_a_job_in_the_background_of_a_terminal_has_a_log_file(home: Home, typed: str) -> None:
+    """The live display would be drawn over what is typed there."""
+    job = "&" in typed
+    command = typed.format(f"{sys.executable} -m offsite --backup {MONDAY}")
+    words = ["bash", "--norc", "-ic", command]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTHONPATH", environment()["PYTHONPATH"])
+        status, told = on_terminal(words, [])
+    assert (status, HIDDEN in told) == (0, not job), told
+    logs = [*home.folder.glob("*.log")]
+    assert [f"Log file: {path}\r\n" in told for path in logs] == [True] * job
+    assert statuses(home) == [("complete", ["one", "two"])]
 
 
 def test_a_quiet_run_tells_what_went_wrong_and_nothing_else(home: Home) -> None:
@@ -248,6 +265,28 @@ def test_what_an_absent_provider_stands_on_is_kept(home: Home) -> None:
             assert home.calls("destroy") == []
     assert bases == ["d", "a"]
     assert home.calls("destroy") == [f"destroy {DATASET}{marks[name][0]}" for name in "bc"]
+
+
+@pytest.mark.parametrize("kind", ["chunk-00000001", "index-", "manifest"])
+def test_nothing_stands_on_what_a_provider_has_lost_a_part_of(home: Home, kind: str) -> None:
+    """The other one's chain goes on."""
+    home.keep_bookmarks()
+    home.snapshot("a", repo.stream(1, [repo.noise(MIB, 1)] * 3), guid=1, createtxg=1)
+    (full,) = home.offsite("--backup", f"{DATASET}@a", "--json").json["backups"]
+    stored = home.folder.parent / "one/offsite/backups" / full["backup_id"]
+    min(stored.glob(f"{kind}*")).unlink()
+    home.snapshot("b", repo.stream(2, []), guid=2, createtxg=2)
+    ran = home.offsite("--backup", f"{DATASET}@b")
+    assert ran.status == 0, ran
+    assert re.search(r"A full backup to one: .*(not whole there|nothing is there yet)", ran.log)
+    assert "An increment to two from bookmark" in ran.log
+    for name in ("one", "two"):
+        file = str(home.folder / name)
+        again = home.offsite("--restore", f"{DATASET}@b", "--to-file", file, "--provider", name)
+        assert again.status == 0, again
+    assert [path.name for path in sorted(home.folder.glob("[ot][nw]*"))] == [
+        "one", "two.001", "two.002",
+    ]  # fmt: skip
 
 
 def log_of(home: Home, verb: str) -> str:

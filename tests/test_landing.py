@@ -405,7 +405,8 @@ def test_the_name_under_which_the_old_one_is_kept_is_too_long(zfs: Zfs) -> None:
     name = "s" * 220  # tank/new-before-restore-20260117@… has 253 characters with it
     found = replace(there(100), zfs=zfs)
     fits = replace(found, snapshots=(Snapshot(TARGET, name, 100, 100, 0),))
-    assert swap.prepare(zfs, fits, date(2026, 1, 17))[1] is not None
+    one = swap.prepare(zfs, fits, date(2026, 1, 17))[1]
+    assert one == Swap(zfs, TARGET, f"{TARGET}-restoring", f"{TARGET}-before-restore-20260117")
     long = replace(found, snapshots=(Snapshot(TARGET, name + "ssss", 100, 100, 0),))
     with pytest.raises(UsageError, match="that is too long for zfs") as caught:
         swap.prepare(zfs, long, date(2026, 1, 17))

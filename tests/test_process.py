@@ -80,15 +80,16 @@ import os, pty, sys
 from offsite import process
 pid, terminal = pty.fork()
 if pid == 0:
-    front = process.is_foreground(0)
+    front = process.is_foreground(0) and not process.is_background(0)
     if job := os.fork():
         back = os.waitstatus_to_exitcode(os.waitpid(job, 0)[1])
     else:
         os.setpgid(0, 0)
-        os._exit(process.is_foreground(0))
+        os._exit(process.is_foreground(0) or not process.is_background(0))
     os._exit(10 * front + back)
 sys.exit(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
 """
     assert subprocess.run([sys.executable, "-c", code], timeout=300, check=False).returncode == 10
     with Path("/dev/null").open() as nothing:
         assert not process.is_foreground(nothing.fileno())
+        assert not process.is_background(nothing.fileno())

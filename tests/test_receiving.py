@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from itertools import pairwise
+from itertools import pairwise, product
+from unittest.mock import Mock
 
 import pytest
 from hypothesis import given
@@ -11,7 +12,9 @@ from hypothesis import strategies as st
 from offsite import landing, receiving
 from offsite.errors import UsageError
 from offsite.landing import Landing
+from offsite.progress import Silent
 from offsite.zfs.command import Zfs
+from offsite.zfs.datasets import Snapshot
 from offsite.zfs.records import HEADER_SIZE
 from tests import repo
 
@@ -29,6 +32,23 @@ def test_a_pool_s_root_gets_the_end_of_its_stream_once_it_was_looked_at(cuts: li
         for piece in receiving._end_held_back(pieces, ROOT):
             came += piece
     assert (bytes(came), before) == (STREAM, [len(STREAM) - HEADER_SIZE])
+
+
+PLACES = list(product(("tank", "tank/a"), (True, False), ((), (repo.snapshot("auto"),))))
+
+
+@pytest.mark.parametrize(("dataset", "first", "snapshots"), PLACES)
+def test_only_what_the_root_of_a_pool_begins_with_is_received_over_it(
+    dataset: str,
+    first: bool,  # noqa: FBT001
+    snapshots: tuple[Snapshot, ...],
+) -> None:
+    """zfs receive -F; never for --update, which has snapshots, nor what is restored beside."""
+    found = Landing(ROOT.zfs, dataset, exists=True, snapshots=snapshots)
+    way = receiving._Way(
+        found, Mock(), new=None, into_root=first, resumable=True, stop=Mock(), progress=Silent()
+    )
+    assert way.over_root == (dataset == "tank" and first and not snapshots)
 
 
 def test_it_never_gets_it_if_something_was_put_there(monkeypatch: pytest.MonkeyPatch) -> None:

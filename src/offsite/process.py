@@ -143,10 +143,20 @@ def _abandon(child: subprocess.Popen[bytes]) -> None:
 
 def is_foreground(terminal: int) -> bool:
     """Whether we may read from this terminal: a background job that tries is stopped (tty(4))."""
+    return _is_at_work(terminal) is True
+
+
+def is_background(terminal: int) -> bool:
+    """Whether others are at work on this terminal, as behind ``&``."""
+    return _is_at_work(terminal) is False
+
+
+def _is_at_work(terminal: int) -> bool | None:
+    """Unknown if it is not the one that controls us, as behind ``su -c``, or none."""
     try:
         return os.tcgetpgrp(terminal) == os.getpgrp()
     except OSError:
-        return False
+        return None
 
 
 class Child:

@@ -79,6 +79,12 @@ class _Way:
     stop: threading.Event
     progress: Progress
 
+    @property
+    def over_root(self) -> bool:
+        """Whether it comes into a pool's root that has no snapshots yet."""
+        found = self.found
+        return self.into_root and names.parent_of(found.dataset) is None and not found.snapshots
+
     def stopped(self) -> StoppedError:
         return StoppedError(
             f"stopped before {self.found.dataset} was whole; nothing else was touched",
@@ -133,7 +139,7 @@ def _attempt(step: Step, way: _Way, sources: Sources, halt: threading.Event) -> 
     if way.new is not None and targets.knows_marks(found.zfs):
         mounts = link.manifest.head.dataset.type == "filesystem"
         flags += targets.mark_flags(way.new, mounts=mounts)
-    over_root = way.into_root and names.parent_of(found.dataset) is None and not found.snapshots
+    over_root = way.over_root
     if over_root:
         _check_root(found)
         flags += ["-F"]

@@ -39,10 +39,18 @@ def explained(
     return CommandError(
         f"{error}: {where}, as in the run before; to try again will not help"
         + (f" (damaged: {', '.join(named)})" if named else ""),
-        hint="zpool status -v names the file, and so may: find MOUNTPOINT -xdev -inum"
-        f" {number}; if zpool scrub cannot mend it, put the file back from another copy, zfs"
-        f" destroy {snapshot}, and back up a new snapshot",
+        hint=f"{_mended(sender, number)}, zfs destroy {snapshot}, and back up a new snapshot",
         reason=error.reason,
+    )
+
+
+def _mended(sender: Sender, number: int) -> str:
+    """How what the object holds can be put back. All of a volume's data is in one object."""
+    if sender.head.dataset.type == "volume":
+        return "if zpool scrub cannot mend it, write that part of the volume from another copy"
+    return (
+        f"zpool status -v names the file, and so may: find MOUNTPOINT -xdev -inum {number};"
+        " if zpool scrub cannot mend it, put the file back from another copy"
     )
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import re
 
+import pytest
+
 from lab.world import World
 
 BLOCK = 128 << 10
@@ -11,14 +13,17 @@ BAD = 40  # which block of the file
 LABELS = 4 << 20  # bytes in front of what a DVA counts (VDEV_LABEL_START_SIZE)
 
 
+@pytest.mark.parametrize("kind", ["filesystem", "volume"])
 def test_a_block_that_cannot_be_read_is_told_and_the_second_time_for_good(
-    world: World, pool: str
+    world: World, pool: str, kind: str
 ) -> None:
     machine, data = world.machine, f"{pool}/data"
-    machine.run("zfs", "create", "-o", "compression=off", data)
-    machine.script(f"dd if=/dev/urandom of=/{data}/file bs={BLOCK} count=64 2>/dev/null; sync")
+    volume = ("-b", str(BLOCK), "-V", "16M") if kind == "volume" else ()
+    machine.run("zfs", "create", "-o", "compression=off", *volume, data)
+    file = world.device(data) if volume else f"/{data}/file"
+    machine.script(f"dd if=/dev/urandom of={file} bs={BLOCK} count=64 conv=fsync 2>/dev/null")
     machine.run("zfs", "snapshot", f"{data}@monday")
-    number = machine.run("stat", "-c", "%i", f"/{data}/file").stdout.strip()
+    number = "1" if volume else machine.run("stat", "-c", "%i", file).stdout.strip()
     damage(world, pool, data, number)
 
     backup = ("--backup", f"{data}@monday")
@@ -30,8 +35,9 @@ def test_a_block_that_cannot_be_read_is_told_and_the_second_time_for_good(
     for _ in range(2):
         again = world.offsite(*backup, status=1).stderr
         assert f"{where}, as in the run before" in again
-        assert f"(damaged: {data}@monday:/file)" in again
-        assert f"-inum {number};" in again
+        assert f"(damaged: {data}@monday:{'<0x1>' if volume else '/file'})" in again
+        assert ("write that part of the volume" in again) == bool(volume)
+        assert (f"-inum {number};" in again) != bool(volume)
     (row,) = world.offsite("--list", "--json").json["backups"]
     assert row["status"] == "unfinished"
 

@@ -19,7 +19,7 @@ from typing import Protocol, TextIO
 from rich.console import Console, RenderableType
 from rich.text import Text
 
-from offsite import figures, log
+from offsite import figures, log, process
 from offsite.console import logfile
 from offsite.console.logfile import Lines
 from offsite.console.tally import Tally
@@ -166,7 +166,8 @@ def display(
     """A Display for this run, the package's log records included.
 
     ``journal`` is (verb, dataset) if the work is long enough for a log file in ``home`` when
-    stdout is no terminal; the first line of stdout (of stderr with ``output.json``) names it.
+    stdout is no terminal, or not ours alone; the first line of stdout (of stderr with
+    ``output.json``) names it.
     """
     guard = threading.Lock()
     with contextlib.ExitStack() as stack:
@@ -197,7 +198,7 @@ def _sinks(
     if output.quiet or journal is None:
         least = logging.DEBUG if output.verbose else logging.WARNING
         return (lines(sys.stderr, least, stamped=False),)
-    if sys.stdout.isatty():
+    if sys.stdout.isatty() and not process.is_background(sys.stdout.fileno()):
         console = Console(stderr=output.json, highlight=False)
         return (Terminal(console, guard, time.monotonic, output.threshold),)
     try:
