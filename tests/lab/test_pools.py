@@ -347,6 +347,41 @@ def test_into_another_pool_and_on_from_there(world: World, pool: str) -> None:
         world.machine.destroy_pool(other)
 
 
+def test_a_tree_is_brought_up_to_date(world: World, pool: str) -> None:
+    """What changed is received, what is new is made, what was set there stays."""
+    data, copy = f"{pool}/data", f"{pool}/copy"
+    world.machine.script(
+        f"zfs create {data}; for name in a a/deep b; do zfs create {data}/$name;"
+        f" echo $name > /{data}/$name/file; done; sync"
+    )
+    backup(world, "-R", f"{data}@one")
+    restore = ("--restore", "-R", data, "--as", copy)
+    world.offsite(*restore)
+    world.machine.script(f"zfs set readonly=on {copy}; zfs set atime=off {copy}/a")
+    change = f"echo more >> /{data}/a/file; rm /{data}/a/deep/file; zfs create {data}/new; sync"
+    world.machine.script(change)
+    backup(world, "-R", f"{data}@two")
+    assert "--update" in world.offsite(*restore, status=2).stderr
+    done = world.offsite(*restore, "--update", "--json").json
+    names = ("", "/a", "/a/deep", "/b", "/new")
+    assert [one["target"] for one in done["restores"]] == [copy + name for name in names]
+    for name in names:
+        assert world.facts(copy + name) == world.facts(data + name)
+    assert get(world, f"{copy}/a", "atime") == "off"
+    assert get(world, f"{copy}/b@one", "guid") == get(world, f"{data}/b@one", "guid")
+    # One of them was written to since: all of it is refused, before the first byte.
+    world.machine.script(
+        f"echo more >> /{data}/a/file; zfs set readonly=off {copy}/b;"
+        f" head -c 9999 /dev/urandom > /{copy}/b/mine; sync"
+    )
+    mine = world.facts(f"{copy}/b")
+    backup(world, "-R", f"{data}@three")
+    refused = world.offsite(*restore, "--update", status=2).stderr
+    assert f" were written to {copy}/b after " in refused
+    assert world.facts(f"{copy}/b") == mine
+    assert get(world, f"{copy}/a@three", "guid") == ""
+
+
 def test_a_pool_onto_a_fresh_pool_of_its_name(world: World, pool: str) -> None:
     """The root is received into the pool's own, if nothing was ever put there."""
     world.machine.script(
