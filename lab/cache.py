@@ -9,11 +9,14 @@ import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TextIO
 
+from lab.errors import LabError
 from lab.process import say
 
 RECIPE = Path(__file__).with_name("recipe")
 DAY = 86400
+LONGEST_BUILD = 2400  # seconds
 
 
 def root() -> Path:
@@ -45,11 +48,9 @@ def building(version: str) -> Iterator[Path]:
     is renamed into place; it is removed at the end, and so are those of killed builds.
     """
     with (root() / f"build-{version}.lock").open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            say("another process builds this guest; waiting for it (up to 10 minutes)")
-            fcntl.flock(lock, fcntl.LOCK_EX)
+        if not _locks(lock):
+            say("another process builds this guest; waiting for it (up to 40 minutes)")
+            _lock(lock)
         parent = root() / f"scratch-{version}"
         shutil.rmtree(parent, ignore_errors=True)  # only the lock's holder uses it
         parent.mkdir()
@@ -63,8 +64,25 @@ def building(version: str) -> Iterator[Path]:
 def alone(name: str) -> Iterator[None]:
     """Hold a lock that all processes of this cache share, after waiting for it."""
     with (root() / f"{name}.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+        _lock(lock)
         yield
+
+
+def _lock(file: TextIO) -> None:
+    """Wait for a lock as long as the scripts wait for the lab's build."""
+    deadline = time.monotonic() + LONGEST_BUILD
+    while not _locks(file):
+        if time.monotonic() > deadline:
+            raise LabError(f"another process has held {file.name} for {LONGEST_BUILD} s")
+        time.sleep(0.2)
+
+
+def _locks(file: TextIO) -> bool:
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
 
 
 def prune(kept: Path) -> None:

@@ -69,7 +69,8 @@ use_venv() {
     python=$cache/venv-$stamp/bin/python
     mkdir -p "$cache"
     (
-        flock 9 # two runs at once make it once
+        # Two runs at once make it once.
+        flock -w 1200 9 || fail "another run has made $cache for 20 minutes" "see: fuser $cache/venv.lock"
         if [ ! -e "$cache/venv-$stamp/ready" ]; then
             say "Making a Python environment in $cache (a minute)"
             "$base" -m venv --clear "$cache/venv-$stamp"

@@ -197,6 +197,50 @@ def test_what_runs_beside_the_machine_s_own_openzfs_is_needed_there_only(host: H
     assert "ERROR: missing here: attr" in done.stderr
 
 
+# Installs what it is asked for, into the folder that it is in.
+APT = """
+echo "$*" >> {log}
+for last; do :; done
+there=${{0%/*}}/$last
+case "$*" in *" install "*) printf '#!/bin/sh\\n' > "$there"; chmod +x "$there" ;; esac
+"""
+
+
+def test_what_is_missing_is_installed_and_told(host: Host) -> None:
+    host.without("zstd")
+    (host.folder / "bin/apt-get").write_text("#!/bin/sh" + APT.format(log=host.folder / "apt"))
+    (host.folder / "bin/chmod").symlink_to(str(shutil.which("chmod")))
+    done = host.run("--fast")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "Installing zstd with apt (a minute or two)" in done.stdout
+    update, install = (host.folder / "apt").read_text().splitlines()
+    assert update.endswith(" update")
+    assert install.endswith(" install --no-install-recommends zstd")
+    assert "Installing" not in host.run("--fast").stdout
+
+
+@pytest.mark.parametrize("step", ["update", "install"])
+def test_a_step_of_apt_that_fails_ends_the_run_with_the_reason(host: Host, step: str) -> None:
+    host.without("zstd")
+    host.fails("apt-get", f' && case "$*" in *" {step}"*) echo no network >&2; exit 100 ;; esac')
+    done = host.run("--fast")
+    assert done.returncode == 1
+    assert done.stderr.startswith(f"no network\nERROR: apt-get {step} failed, or took more than ")
+    assert "totals" not in done.stdout
+
+
+def test_a_phase_that_takes_too_long_is_ended_and_told(host: Host) -> None:
+    script = ". script/common.sh; begin_phases; phase Endless 1 sleep 300 || echo on; end_phases"
+    done = subprocess.run(
+        ["bash", "-c", script],
+        cwd=ROOT, capture_output=True, text=True, timeout=60, check=False,
+    )  # fmt: skip
+    assert done.returncode == 1
+    assert done.stderr == "ERROR: Endless: not done within 1 s\n"
+    assert "\non\n" in done.stdout
+    assert "Endless FAILED (status 124)\ntotals: 0 passed, 0 failed, 0 skipped\n" in done.stdout
+
+
 def test_fast_is_without_the_lab(host: Host) -> None:
     assert host.run("--fast").returncode == 0
     host.check_only_the_fast_ones_ran()

@@ -16,8 +16,9 @@ from lab.faults import victims
 from offsite import cli, config, lock
 from offsite.rclone import launch
 from tests import repo
-from tests.programs import fake_system
+from tests.programs import fake_system, needs
 from tests.test_commands import (
+    HALFWAY,
     MONDAY,
     STREAM,
     WAITING,
@@ -129,6 +130,24 @@ def stored(home: Home) -> int:
 def shell(setting: str) -> tuple[str, ...]:
     """What runs a program after this line of a shell."""
     return ("sh", "-c", f'{setting}; exec "$@"', "sh")
+
+
+def test_the_pool_s_machine_is_down(home: Home) -> None:
+    """By the real ssh: nobody listens at that port of loopback."""
+    needs("ssh")
+    commands = (("--backup", MONDAY), ("--restore", MONDAY, "--as", TARGET))
+    home.offsite("--backup", MONDAY)
+    for arguments in commands:
+        told = end(
+            start(*arguments, ZFS_SSH="root@127.0.0.1", ZFS_SSH_OPTIONS="-F /dev/null -p 1"),
+            status=1,
+        )
+        errors = [line for line in told.splitlines() if line.startswith("ERROR: ")]
+        assert len(errors) == 1, told
+        assert "root@127.0.0.1" in errors[0], told
+        assert "Connection refused" in errors[0], told
+        assert "HINT: " in told
+    assert statuses(home) == [("complete", ["one", "two"])]
 
 
 def test_a_user_without_a_home(
@@ -245,6 +264,25 @@ def test_a_signal_stops_a_backup_and_says_what_is_kept(home: Home, number: int) 
     assert home.holds == []
     end(start("--backup", MONDAY))
     assert statuses(home) == [("complete", ["one", "two"])]
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_stops_a_restore_and_says_what_is_kept(home: Home, number: int) -> None:
+    end(start("--backup", MONDAY))
+    halfway = home.folder / "halfway"
+    halfway.write_text(HALFWAY.format(home=home.folder))
+    restore = ("--restore", MONDAY, "--as", TARGET)
+    running = start(*restore, ZFS_COMMAND=f"/bin/sh {halfway}")
+    try:
+        repo.wait_for((home.folder / "begun").exists)
+        running.send_signal(number)
+        told = end(running, status=130)
+    finally:
+        running.kill()
+    assert f"ERROR: stopped before {TARGET} was whole; nothing else was touched\n" in told
+    assert "HINT: the same command goes on from there\n" in told
+    end(start(*restore))
+    assert home.received == STREAM
 
 
 def test_a_lock_left_by_a_killed_run_is_told_and_used(home: Home) -> None:

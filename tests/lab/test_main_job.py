@@ -36,7 +36,8 @@ def stored(folder: Path) -> dict[str, bytes]:
 
 def test_backup_to_two_providers_list_and_restore_from_the_second(world: World, data: str) -> None:
     before = world.facts(data)
-    done = world.offsite("--backup", f"{data}@monday", "--json").json["backup"]
+    monday = ("--backup", f"{data}@monday", "--provider", "all")
+    done = world.offsite(*monday, "--json").json["backup"]
     assert (done["snapshot"], done["type"], done["failed"]) == ("monday", "full", {})
     assert sorted(done["providers"]) == ["one", "two"]
     assert stored(world.home / "one") == stored(world.home / "two")
@@ -48,7 +49,8 @@ def test_backup_to_two_providers_list_and_restore_from_the_second(world: World, 
     assert row["providers"] == ["one", "two"]
 
     shutil.rmtree(world.home / "one")
-    restored = world.offsite("--restore", data, "--as", f"{data}-back", "--json").json["restore"]
+    latest = ("--restore", f"{data}@latest", "--as", f"{data}-back")
+    restored = world.offsite(*latest, "--json").json["restore"]
     assert restored["providers"]["two"] == done["stored_bytes"]
     assert world.facts(f"{data}-back") == before
     assert streams_equal(world, f"{data}@monday", f"{data}-back@monday")
@@ -104,6 +106,8 @@ def holds(world: World, snapshot: str) -> str:
 def test_a_killed_run_leaves_nothing_that_hinders_the_next(world: World, data: str) -> None:
     running = world.start("--backup", f"{data}@killed", RCLONE_FLAGS="--bwlimit 500k")
     wait_for(lambda: world.receipts() >= 2 or running.poll() is not None)
+    rclones = [line for line in processes_of(world).splitlines() if re.match(r"\S*rclone ", line)]
+    assert len(rclones) == 2  # one a provider, however many chunks
     running.kill()
     running.communicate(timeout=60)
     assert running.returncode == -signal.SIGKILL
@@ -261,7 +265,12 @@ def test_a_send_that_dies_never_becomes_a_backup(world: World, data: str) -> Non
     _, stderr = running.communicate(timeout=120)
     assert running.returncode == 1
     assert "zfs send" in stderr
-    assert not list((world.home / "one").rglob("manifest.age"))
+    for name in ("one", "two"):
+        assert not list((world.home / name).rglob("manifest.age"))
+    (row,) = world.offsite("--list", "--json").json["backups"]
+    assert (row["complete"], row["status"]) == (False, "unfinished")
+    refused = world.offsite("--restore", data, "--as", f"{data}-no", status=2)
+    assert "no finished backup" in refused.stderr
     assert holds(world, f"{data}@cut") == ""
 
 
@@ -288,7 +297,8 @@ def test_names_of_snapshots(world: World, data: str) -> None:
     ("arguments", "status", "told"),
     [
         (["--backup", "nopool/data"], 1, "no pool nopool is imported here\nHINT: imported pools: "),
-        (["--backup", "{data}x"], 1, "does not exist"),
+        (["--backup", "{data}x"], 1, "does not exist\nHINT: did you mean {data}?\n"),
+        (["--backup", "{pool}/else"], 1, "does not exist\nHINT: see: zfs list\n"),
         (["--backup", "{data}@a;rm"], 2, "';'"),
         (["--backup", "{data}", "--provider", "nowhere"], 2, "nowhere"),
         (["--restore", "{data}", "--as", "{data}"], 2, "exists"),
@@ -300,8 +310,9 @@ def test_names_of_snapshots(world: World, data: str) -> None:
 )
 def test_refusals(world: World, data: str, arguments: list[str], status: int, told: str) -> None:
     before = world.machine.run("zfs", "list", "-Ht", "all", "-o", "name").stdout
-    ran = world.offsite(*(each.format(data=data) for each in arguments), status=status)
-    assert told in ran.stderr
+    names = {"data": data, "pool": data.partition("/")[0]}
+    ran = world.offsite(*(each.format(**names) for each in arguments), status=status)
+    assert told.format(**names) in ran.stderr
     assert ran.stderr.startswith("ERROR: ")
     assert world.machine.run("zfs", "list", "-Ht", "all", "-o", "name").stdout == before
 

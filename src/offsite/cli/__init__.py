@@ -17,7 +17,7 @@ from offsite.cli import asking, listed, parser, report
 from offsite.cli.options import Backup, Help, Keys, List, Options, Restore
 from offsite.cli.stopping import INTERRUPTED, stopping
 from offsite.config import Config
-from offsite.console import Display, Output, display, plain, render, say
+from offsite.console import Display, Output, display, plain, say
 from offsite.errors import OffsiteError, ProviderError, StoppedError, UsageError
 from offsite.member import Wish
 
@@ -223,7 +223,7 @@ def _show(summary: RenderableType, json: str, output: Output, shown: Display) ->
 
 
 def _print(renderable: RenderableType, json: str, output: Output) -> None:
-    say(json if output.json else render(renderable, sys.stdout), sys.stdout)
+    say(json if output.json else renderable, sys.stdout)
 
 
 def _open_closed_streams() -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import io
 import logging
-import os
 import re
 import sys
 import threading
@@ -22,6 +21,7 @@ from rich.text import Text
 from offsite import figures, log, process
 from offsite.console import logfile
 from offsite.console.logfile import Lines
+from offsite.console.streams import may_be_gone
 from offsite.console.tally import Tally
 from offsite.console.terminal import Terminal
 from offsite.progress import ChunkDone, Plan
@@ -234,14 +234,10 @@ def plain(renderable: RenderableType) -> str:
     return render(renderable, io.StringIO())
 
 
-def say(text: str, stream: TextIO) -> None:
-    """Print; that the reader has gone away is no failure. Raises OSError, e.g. for a full disk."""
-    try:
-        print(text, file=stream, flush=True)
-    except BrokenPipeError:
-        # What the buffer holds, and all the rest, goes nowhere.
-        with Path(os.devnull).open("w", encoding="utf-8") as nowhere:
-            os.dup2(nowhere.fileno(), stream.fileno())
+def say(what: RenderableType, stream: TextIO) -> None:
+    """Print, text as it is; that nobody reads it any more is no failure. Raises OSError."""
+    with may_be_gone(stream):
+        print(what if isinstance(what, str) else render(what, stream), file=stream, flush=True)
 
 
 def _tells_of(dataset: str, text: str) -> bool:

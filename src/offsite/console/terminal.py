@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import threading
 from collections.abc import Callable
@@ -14,6 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from offsite import figures
+from offsite.console.streams import may_be_gone
 from offsite.console.tally import ProviderTally, Tally
 from offsite.log import HINT, level_name
 
@@ -70,7 +70,8 @@ class Terminal:
                 redirect_stderr=False,
             )
             self._live = live
-            live.start()
+            with may_be_gone(self._console.file):
+                live.start()
 
     def chunk(self, *_: object) -> None:
         self.changed()
@@ -84,15 +85,16 @@ class Terminal:
             lines = [figures.printable(line) for line in text.splitlines()]
             shown = Text(f"{level_name(level)}: " + "\n".join(lines), _STYLES.get(level, "dim"))
             above = self._live is not None or level < logging.WARNING
-            with contextlib.suppress(OSError):  # the terminal was closed
-                (self._console if above else self._errors).print(shown, soft_wrap=True)
+            console = self._console if above else self._errors
+            with may_be_gone(console.file):
+                console.print(shown, soft_wrap=True)
 
     def note(self, text: str) -> None: ...
 
     def close(self) -> None:
         with self._changing:
             if self._live is not None:
-                with contextlib.suppress(OSError):
+                with may_be_gone(self._console.file):
                     self._live.stop()
                 self._live = None
             self._tallies = []
