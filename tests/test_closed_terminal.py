@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import pty
+import re
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -24,10 +26,10 @@ def home(tmp_path: Path) -> Iterator[Home]:
         yield made
 
 
-def closed_halfway(home: Home, setting: str, *arguments: str, rest: str = "cat") -> int:
-    """Run a command, after this line of a shell, on a terminal that goes in mid-run: its status.
+def closed_halfway(home: Home, setting: str, *arguments: str, rest: str = "cat") -> tuple[int, str]:
+    """Run a command, after this line of a shell, on a terminal that goes in mid-run.
 
-    ``rest``: what brings the second half of the stream.
+    Its status, and what was shown until then. ``rest``: what brings the second half of the stream.
     """
     program = home.folder / "halfway"
     program.write_text(HALFWAY.format(home=home.folder).replace("hold; cat;", f"hold; {rest};"))
@@ -36,25 +38,24 @@ def closed_halfway(home: Home, setting: str, *arguments: str, rest: str = "cat")
     pid, terminal = pty.fork()
     if pid == 0:
         os.execvpe(words[0], words, settings)  # noqa: S606 - the shell is for its setting alone
+    os.set_blocking(terminal, False)
+    shown = bytearray()
     try:
-        repo.wait_for(lambda: drained(terminal) and (home.folder / "begun").exists())
+        repo.wait_for(lambda: is_drawn(terminal, shown) and (home.folder / "begun").exists())
     finally:
         os.close(terminal)
         (home.folder / "go").touch()
     ended: list[int] = []
     repo.wait_for(lambda: gone(pid, ended))
-    return ended[0]
+    return ended[0], shown.decode()
 
 
-def drained(terminal: int) -> bool:
-    """Whether it is still there; what was written to it is read, so that no writer waits."""
-    os.set_blocking(terminal, False)
-    try:
-        while os.read(terminal, 65536):
-            pass
-    except BlockingIOError:
-        return True
-    return False
+def is_drawn(terminal: int, shown: bytearray) -> bool:
+    """Whether the live display is there; all is read, so that no writer waits."""
+    with contextlib.suppress(BlockingIOError):
+        while data := os.read(terminal, 65536):
+            shown += data
+    return re.search(rb"chunk [1-9].*\n.*MiB/s", shown) is not None
 
 
 def gone(pid: int, ended: list[int]) -> bool:
@@ -70,7 +71,10 @@ def test_it_stops_as_by_a_signal_and_the_same_command_goes_on(
 ) -> None:
     if arguments == RESTORE:
         end(start(*BACKUP))
-    assert closed_halfway(home, ":", *arguments) == 130
+    status, shown = closed_halfway(home, ":", *arguments)
+    assert status == 130
+    title = {"--backup": f"Backing up {MONDAY}", "--restore": f"Restoring {TARGET}"}
+    assert title[arguments[0]] in re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", shown)
     assert home.holds == []
     end(start(*arguments))
     check_whole(home, arguments)
@@ -81,7 +85,7 @@ def test_what_ignores_its_end_goes_on_to_the_end(home: Home, arguments: tuple[st
     """As behind nohup and a shell's trap; nothing can be told there any more."""
     if arguments == RESTORE:
         end(start(*BACKUP))
-    assert closed_halfway(home, "trap '' HUP", *arguments) == 0
+    assert closed_halfway(home, "trap '' HUP", *arguments)[0] == 0
     check_whole(home, arguments)
 
 
@@ -92,4 +96,4 @@ def check_whole(home: Home, arguments: tuple[str, ...]) -> None:
 
 def test_its_status_is_of_what_went_wrong(home: Home) -> None:
     """And not Python's own 120 for what it cannot write any more."""
-    assert closed_halfway(home, "trap '' HUP", *BACKUP, rest="exit 1") == 1
+    assert closed_halfway(home, "trap '' HUP", *BACKUP, rest="exit 1")[0] == 1

@@ -345,6 +345,20 @@ def test_one_dataset_to_two_providers_by_two_processes_side_by_side(home: Home) 
     assert statuses(home) == [("complete", ["one"]), ("complete", ["two"])]
 
 
+def test_the_level_of_compression_reaches_what_is_stored(home: Home, tmp_path: Path) -> None:
+    words = [word.encode() for word in ("tank", "chunk", "hold", "stream", "bookmark", "pool")]
+    text = b" ".join(words[byte % 6] for byte in repo.noise(MIB // 4))
+    home.snapshot("text", repo.stream(77, [text]), guid=77)
+    sizes = []
+    for level in ("1", "19"):
+        home.configure(ONE_REMOTE=str(tmp_path / "one"), COMPRESSION=level)
+        ran = home.offsite("--backup", f"{DATASET}@text", "--restart", "--json")
+        assert ran.status == 0, ran
+        sizes.append(ran.json["backup"]["stored_bytes"])
+        shutil.rmtree(tmp_path / "one/offsite/backups")
+    assert sizes[1] < sizes[0] * 0.9 < len(text) * 0.5
+
+
 def test_no_temporary_file_holds_any_data(home: Home) -> None:
     halfway, begun, go = (home.folder / name for name in ("halfway", "begun", "go"))
     halfway.write_text(HALFWAY.format(home=home.folder))
