@@ -17,7 +17,7 @@ def on_terminal(argv: list[str], answers: list[bytes]) -> tuple[int, str]:
     with contextlib.suppress(OSError):  # EIO: the program has closed its terminal
         while select.select([terminal], [], [], 120)[0] and (data := os.read(terminal, 4096)):
             output += data
-            if answers and output.rstrip().endswith(b":"):
+            if answers and output.rstrip().endswith((b":", b"]")):
                 output += b"\n"
                 os.write(terminal, answers.pop(0) + b"\n")
     os.close(terminal)  # whoever still waits for an answer gets SIGHUP

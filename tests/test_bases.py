@@ -327,6 +327,15 @@ def test_one_task_for_each_base(remotes: list[Provider]) -> None:
     assert divided(remotes, A, mine) == [("#b", ["one"], "new"), ("@a", ["two"], "new")]
 
 
+def test_one_task_for_each_of_two_bases_of_three_providers(remotes: list[Provider]) -> None:
+    mine = stored("b", A, where=["one", "three"])
+    full = stored("a", where=["one", "two", "three"])
+    three = [*remotes, Provider("three")]
+    assert divided(three, full, mine) == [
+        ("#b", ["one", "three"], "new"), ("@a", ["two"], "new"),
+    ]  # fmt: skip
+
+
 def test_one_task_for_each_kind_of_chain(remotes: list[Provider]) -> None:
     """One snapshot was sent with other flags to the one than to the other: so go the increments."""
     mine = stored("b", where=["one"])

@@ -260,3 +260,19 @@ def test_the_newest_that_is_not_younger() -> None:
     with pytest.raises(UsageError, match="is as old as 2026-01-05 11:59") as caught:
         at("2026-01-05T11:59:59+00:00")
     assert str(caught.value.hint).startswith("the oldest is @mon of 2026-01-05")
+
+
+def test_a_moment_of_two_histories_under_one_name() -> None:
+    """The pool was made anew, and counts from the start; each moment is of one of them."""
+    backups = [
+        made(10, "old", 900_000, guid=1, created="2026-01-01T00:00:00Z"),
+        made(11, "old-2", 900_100, guid=1, created="2026-01-02T00:00:00Z"),
+        made(12, "new", 40, guid=2, created="2026-01-12T00:00:00Z"),
+        made(13, "new-2", 50, guid=2, created="2026-01-13T00:00:00Z"),
+    ]
+    for order in (backups, backups[::-1]):
+        days = [
+            chain.choose(order, repo.DATASET, None, None, datetime(2026, 1, day, 12, tzinfo=UTC)).id
+            for day in (1, 2, 11, 12, 13)
+        ]
+        assert [one[6:8] for one in days] == ["10", "11", "11", "12", "13"]

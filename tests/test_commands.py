@@ -309,6 +309,7 @@ def test_why_a_backup_is_a_full_one_and_what_an_increment_costs_is_in_the_log(
         full = ["--full"] if name == "d" else []
         ran = home.offsite("--backup", f"{DATASET}@{name}", *full)
         assert [key for key, told in why.items() if told in ran.log] == [name]
+        assert f"Backing up {DATASET}@{name} to one, about 936 B in ~1 chunk\n" in ran.log
 
 
 @pytest.mark.parametrize("more", [(), ("-R",)])

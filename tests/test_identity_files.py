@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,7 @@ from offsite import age, config
 from tests.programs import needs
 from tests.terminal import on_terminal
 from tests.test_commands import MONDAY, STREAM, home_of_two
-from tests.whole import TARGET, Home
+from tests.whole import DATASET, TARGET, Home
 
 OTHERS = [age.generate_identity() for _ in range(3)]
 SECRETS = [one.secret_line() for one in OTHERS]
@@ -125,3 +126,56 @@ def test_what_was_received_is_another_snapshot(home: Home) -> None:
     assert f"{TARGET}@monday was received, but it is not the snapshot backed up" in ran.stderr
     assert f"zfs destroy -r {TARGET}" in ran.stderr
     assert home.calls("inherit") == []
+
+
+REPLACE = ("--restore", MONDAY, "--replace")
+BESIDE = f"{DATASET}-restoring"
+
+
+@contextmanager
+def replaceable(home: Home) -> Iterator[None]:
+    """Where the dataset is there, what is received goes beside it."""
+    program = home.folder / "zfs"
+    before, first = program.read_text(), '"list -t snapshot,'
+    own = (
+        f'"list -t snapshot "*" {DATASET}") name={MONDAY}; snapshot monday ;;\n'
+        f'"list -r "*" {DATASET}") echo {DATASET} ;;\n'
+    )
+    program.write_text(before.replace(TARGET, BESIDE).replace(first, own + first))
+    try:
+        yield
+    finally:
+        program.write_text(before)
+
+
+def test_what_was_received_as_another_snapshot_takes_nobody_s_place(home: Home) -> None:
+    """The dataset that is to be replaced keeps its name, and all that it has."""
+    home.snapshot("monday", STREAM, guid=78)
+    try:
+        with replaceable(home):
+            ran = home.offsite(*REPLACE, "--yes")
+    finally:
+        home.snapshot("monday", STREAM, guid=77)
+    assert ran.status == 1, ran
+    assert f"{BESIDE}@monday was received, but it is not the snapshot backed up" in ran.stderr
+    assert home.received == STREAM
+    assert home.calls("rename") == []
+
+
+@pytest.mark.parametrize("answer", ["n", "", "y"])
+def test_who_sits_at_the_terminal_is_asked_before_a_dataset_is_replaced(
+    home: Home, answer: str
+) -> None:
+    home.forget()
+    with replaceable(home):
+        command = [sys.executable, "-m", "offsite", *REPLACE]
+        status, told = on_terminal(command, [answer.encode()])
+    assert told.count(f"takes the place of {DATASET}, which is kept as") == 1, told
+    renamed = [line.split()[-1] for line in home.calls("rename")]
+    if answer == "y":
+        assert (status, home.received) == (0, STREAM), told
+        assert renamed[1:] == [DATASET]
+        assert renamed[0].startswith(f"{DATASET}-before-restore-2")
+    else:
+        assert (status, home.received, renamed) == (1, None, []), told
+        assert f"{DATASET} is not replaced; nothing was changed" in told

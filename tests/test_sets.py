@@ -20,6 +20,7 @@ from offsite.config import Config, Provider
 from offsite.errors import LockedError, ProviderError, StoppedError
 from offsite.remote import Entry, Remote
 from tests import repo, whole
+from tests.programs import fake_system
 from tests.storage.memory import MemoryRemote
 from tests.thorough import cases
 from tests.whole import Home
@@ -80,6 +81,7 @@ class Failing(MemoryRemote):
         self.kind = ""
         self.fails: set[int] = set()
         self.seen: list[str] = []
+        self.read: list[str] = []
         self.halt = threading.Event()
 
     def share(self, halt: object = None, *_: object) -> Failing:
@@ -99,6 +101,10 @@ class Failing(MemoryRemote):
         if self.halt.is_set():
             raise StoppedError("stopped")
         super().put(path, body, digests)
+
+    def get(self, path: str, *, limit: int) -> bytes:
+        self.read.append(path)
+        return super().get(path, limit=limit)
 
     def fail(self, _halt: threading.Event) -> None:
         raise ProviderError(f"{self.name} is full")
@@ -452,7 +458,14 @@ REFUSED = {
     "name": (("--as", f"tank/{'n' * 250}"), "has 257 characters"),
     "parent": (("--as", "tank/there/new"), "the parent tank/there of tank/there/new does not"),
     "pool": ((), "no pool tank here; a dataset is restored into a pool"),
+    "feature": (("--as", "tank/new"), "tank has no feature extensible_dataset, which this backup"),
 }
+_ZPOOL = """\
+case "$*" in
+*" readonly tank") echo off ;;
+*" all tank") printf 'feature@lz4_compress\\tactive\\nfeature@extensible_dataset\\tdisabled\\n' ;;
+esac
+"""
 
 
 @pytest.mark.parametrize("why", REFUSED)
@@ -463,11 +476,32 @@ def test_a_tree_is_refused_before_the_first_byte(pool: Pool, why: str) -> None:
         (pool.folder / "room").write_text("4000\n")
     if why == "pool":
         (pool.folder / "tree").write_text("")
+    if why == "feature":
+        folder = pool.home.folder
+        fake_system(folder / "bin", zfs=f'exec /bin/sh {folder}/zfs "$@"', zpool=_ZPOOL)
+        pool.home.configure(ONE_REMOTE="/one", TWO_REMOTE="/two", ZFS_COMMAND=f"{folder}/bin/zfs")
     more, told = REFUSED[why]
     ran = pool.home.offsite("--restore", "tank", "-R", *more, "--json")
     assert ran.status == 2, ran
     assert told in ran.json["error"]
     assert pool.home.calls("receive") == pool.home.calls("create") == []
+    read = [path.rpartition("/")[2] for store in pool.stores.values() for path in store.read]
+    assert [name for name in read if name.startswith("chunk-")] == []
+
+
+def test_what_is_of_no_set_is_taken_from_the_newest_of_each(pool: Pool) -> None:
+    """With a warning: they are of different moments."""
+    for name, more in (("tank/a@x", ()), ("tank/b@y", ()), ("tank@z", ("--no-recursive",))):
+        pool.backup(name, *more)
+    ran = pool.restore("tank")
+    taken = [(one["target"], one["snapshot"]) for one in ran.json["restores"]]
+    assert taken == [("tank/new", "z"), ("tank/new/a", "x"), ("tank/new/b", "y")]
+    assert ran.stderr.count(
+        "WARNING: no set of tank is whole: the newest backup of each dataset is taken, of"
+        " 3 different moments\n"
+    ) == 1  # fmt: skip
+    assert pool.received() == streams("tank", "tank/a", "tank/b")
+    assert any("/chunk-" in path for store in pool.stores.values() for path in store.read)
 
 
 def test_an_older_set_is_taken_with_a_warning(pool: Pool) -> None:
