@@ -37,6 +37,8 @@ for i in $(seq 120); do echo "small file $i" > "many/$i"; done
 ln -s text/numbers link
 ln text/numbers hardlink
 echo "secret-content-$(basename {mountpoint})" > "odd name/with spaces and ünïcode"
+touch ./-n "two
+lines"
 setfattr -n user.note -v "an extended attribute" text/numbers
 setfattr -n user.of -v "a folder" "odd name"
 setfattr -n trusted.note -v "of root" many/9
@@ -54,6 +56,8 @@ find . -xdev ! -type d -exec stat -c '%n %f %s %u %g %y %h' {{}} + | sort
 find . -xdev -type d {others} -exec stat -c '%n %f %u %g %y' {{}} + | sort
 find . -xdev -exec getfattr -hdm - {{}} + 2>/dev/null | sed 's|^# file: \./|# file: |' | sort
 find . -xdev -type l -exec readlink {{}} +
+find . -xdev -type f -links +1 -exec stat -c '%i %n' {{}} + | sort |
+    awk '{{ names[$1] = names[$1] " " $2 }} END {{ for (one in names) print names[one] }}' | sort
 """
 
 

@@ -93,6 +93,8 @@ FULL_RESTORE = Options(
         ),
         ("-r tank/a", Options(restore_of(), Output())),
         ("-r tank/a --replace --yes", Options(restore_of(replace=True, yes=True), Output())),
+        ("-r tank/a --provider auto", Options(restore_of(provider="auto"), Output())),
+        ("-b tank/a --provider all", Options(backup_of(providers="all"), Output())),
         ("--update -r tank/a", Options(restore_of(update=True), Output())),
         ("--to-file - -r tank/a", Options(restore_of(file="-"), Output())),
         ("--properties none restore tank/a", Options(restore_of(properties="none"), Output())),

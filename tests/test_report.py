@@ -291,6 +291,26 @@ ROW = listing.Row(
     note="",
     point="auto-20251123",
 )
+# What scripts rely on.
+AS_JSON = {
+    "id": "20251123t044100-abc",
+    "host": "nas",
+    "dataset": "tank/a",
+    "snapshot": "auto-20251123",
+    "type": "full",
+    "created": "2025-11-23T04:41:00Z",
+    "complete": True,
+    "percent": 100,
+    "stream_bytes": 480 << 20,
+    "stored_bytes": 228 << 20,
+    "chunks": 15,
+    "providers": ["bb", "scw"],
+    "status": "complete",
+    "note": "",
+    "point": "auto-20251123",
+    "guid": "",
+    "dataset_guid": "",
+}
 UNFINISHED = listing.Row(
     **{**vars(ROW), "complete": False, "percent": 42, "status": "unfinished", "note": "stopped"}
 )
@@ -397,7 +417,7 @@ def test_list_as_json(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixt
     stub(monkeypatch, listing, telling(ROW))
     assert cli.main(["--list", "--json"]) == 0
     out, err = capfd.readouterr()
-    assert json.loads(out) == {"backups": [{**vars(ROW), "providers": ["bb", "scw"]}]}
+    assert json.loads(out) == {"backups": [AS_JSON]}
     assert err == ""
 
 
