@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import random
+import re
 from collections import deque
 from pathlib import Path
 from types import SimpleNamespace
@@ -12,7 +13,7 @@ from typing import cast
 
 import pytest
 
-from lab.faults import plan
+from lab.faults import plan, report
 from lab.faults import series as rules
 from lab.faults.plan import Strike
 from lab.faults.report import Fault, Score
@@ -22,6 +23,7 @@ from lab.faults.victims import Victim
 from lab.host import Host
 from lab.world import Ran, World
 
+BATCH = 5  # MiB, in chunks of 1 MiB
 BY_TOKEN = "Resuming backup of tank/a@s: 8 of ~20 chunks are stored (token)"
 REFUSED = "zfs cannot go on from there (cannot resume send)"
 COMPARED = "Resuming backup of tank/a@s: 8 of ~20 chunks are stored (re-send and compare)"
@@ -31,7 +33,8 @@ def nowhere(home: Path, verb: str = "--backup", version: str = "2.1.11") -> Seri
     rng = random.Random(1)  # noqa: S311 - it shall be the same again
     host = Host.__new__(Host)
     host.version = version
-    return Series(World(home, host), (verb, "tank/a@s"), {}, {}, rng, Score("files backup", 1))
+    score = Score("files backup", 1)
+    return Series(World(home, host), (verb, "tank/a@s"), {}, {}, rng, score, batch=BATCH)
 
 
 @pytest.mark.parametrize(
@@ -71,7 +74,7 @@ def test_what_newer_receives_fall_back_by(
     series._compare("Resuming restore to tank/b: 8 of 20 chunks are received")
     assert (series.score.lost, series.known) == (lost, 8)
     series._compare("Processing chunk 0")  # the very first is not called resuming
-    assert series.score.lost == lost + (8 if lost else 0)
+    assert series.score.lost == lost + (8 if lost else 8 - BATCH - 1)
 
 
 @pytest.mark.parametrize(("found", "lost"), [(4, 0), (3, 1), (0, 4)])
@@ -79,7 +82,7 @@ def test_no_file_is_so_long_that_a_receive_falls_back_further(
     found: int, lost: int, tmp_path: Path
 ) -> None:
     series = nowhere(tmp_path, "--restore", "2.3.2")
-    series.known = rules.FALL_BACK + 4
+    series.known = BATCH + 1 + 4
     told = f"Resuming restore to tank/b: {found} of 30 chunks are received"
     series._compare(told if found else "Processing chunk 0")
     assert series.score.lost == lost
@@ -152,3 +155,56 @@ def test_enough_interruptions_and_then_only_the_late_strikes(
     assert sum(strike.victim is not Victim.WORKER for strike in early) == 12
     assert {strike.victim for strike in early} == {*Victim}
     assert [strike.late for strike in played] == [False] * len(early) + [True] * 2
+
+
+def test_what_the_table_comes_to() -> None:
+    """One row each, all in all, and by victim."""
+    faults = [
+        Fault(Victim.MAIN, Phase.TRANSFER, interrupted=True),
+        Fault(Victim.RCLONE, Phase.BEFORE, interrupted=False),
+        Fault(Victim.MAIN, Phase.AFTER, interrupted=True),
+    ]
+    fine = Score("disk backup", 7, faults[:2], 1, identical=True, stream=4 * MIB, moved=5 * MIB)
+    bad = Score("disk restore 1", 7, faults[2:], 2, lost=3, leftovers=["a hold"], stream=MIB)
+    fine.seconds, bad.seconds, bad.beyond = 20, 10, 2 * MIB
+    assert (fine.clean, bad.clean) == (True, False)
+    lines = report.table([fine, bad]).splitlines()
+    rows = [re.split(r"  +", line.strip()) for line in lines]
+    mib = "{:.1f} MiB".format
+    assert rows[1:4] == [
+        [
+            "disk backup",
+            "7",
+            "2",
+            "1",
+            "1",
+            "1",
+            "1",
+            "0",
+            "1 of 1",
+            "0",
+            mib(4),
+            mib(1),
+            mib(0),
+            "20",
+        ],
+        [
+            "disk restore 1",
+            "7",
+            "1",
+            "0",
+            "0",
+            "1",
+            "2",
+            "3",
+            "0 of 1",
+            "1",
+            mib(1),
+            mib(0),
+            mib(2),
+            "10",
+        ],
+        ["all", "3", "1", "1", "2", "3", "3", "1 of 2", "1", mib(5), mib(1), mib(2), "30"],
+    ]
+    told = "victims: main: 2 (2 interrupted), rclone: 1 (0 interrupted); 15.0 s an interruption"
+    assert told in lines

@@ -14,6 +14,7 @@ from offsite.zfs.seams import Place as Spot
 from offsite.zfs.seams import Seam
 from offsite.zfs.stream import Begin, Follower, StreamError
 from offsite.zfs.walk import NoSeamError
+from tests.test_zfs_nvlist import XDR
 from tests.test_zfs_vectors import FACTS, stream
 from tests.thorough import examples
 from tests.zfs_streams import (
@@ -24,6 +25,7 @@ from tests.zfs_streams import (
     Cut,
     Record,
     begin,
+    features_of,
     is_sound,
     parts_of,
     place,
@@ -80,6 +82,16 @@ def test_a_real_stream_joined_at_any_of_its_records(name: str) -> None:
     parts = split(stream(name))
     for at in seams(parts):
         assert spliced(parts, at, resumed(parts, at, earlier=7), [65536]) == stream(name)
+
+
+def test_a_stream_whose_lists_are_xdr() -> None:
+    """Of an OpenZFS of after May 2026, and of one of before that it was moved from or to."""
+    own = XDR.ljust(-(-len(XDR) // 8) * 8, b"\0")
+    parts = split(stream("plain"))
+    newer = split(summed([with_begin(parts[0], features_of(parts[0]), own), *parts[1:]]))
+    for first, then in ((newer, newer), (parts, newer), (newer, parts)):
+        for at in seams(first)[:20]:
+            assert spliced(first, at, resumed(then, at), [10007]) == b"".join(first)
 
 
 @given(records=stream_records(), data=st.data())

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 import zstandard
 
-from offsite.zfs import token
+from offsite.zfs import drr, token
 from offsite.zfs.records import Kind
 from offsite.zfs.resuming import Resuming
 from offsite.zfs.stream import Follower
@@ -81,6 +81,12 @@ def cut(name: str, number: int) -> Cut:
 def test_nothing_in_the_archive_is_left_out() -> None:
     folders = {path.partition("/")[0] for path in archive()}
     assert {name: len(facts(name)["cuts"]) for name in folders} == CUTS
+
+
+@pytest.mark.parametrize("name", CUTS)
+def test_records_that_are_read_and_written_are_the_same(name: str) -> None:
+    whole = archive()[f"{name}/stream"]
+    assert b"".join(drr.write(drr.read([whole]))) == whole
 
 
 @pytest.mark.parametrize("name", CUTS)

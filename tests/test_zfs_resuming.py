@@ -7,8 +7,9 @@ from hypothesis import strategies as st
 from offsite.zfs import nvlist
 from offsite.zfs.records import HEADER_SIZE, Feature, Kind
 from offsite.zfs.resuming import Resuming
-from offsite.zfs.stream import StreamError
+from offsite.zfs.stream import Follower, StreamError
 from offsite.zfs.walk import NoSeamError
+from tests.test_zfs_nvlist import XDR
 from tests.test_zfs_vectors import FACTS, stream
 from tests.thorough import examples
 from tests.zfs_streams import (
@@ -332,3 +333,21 @@ def span(number: int) -> range:
 def test_streams_that_cannot_be_resumed(head: bytes, error: type[Exception], why: str) -> None:
     with pytest.raises(error, match=why):
         Resuming(head, 7, 0)
+
+
+def test_a_begin_whose_list_is_xdr_keeps_it_so() -> None:
+    """As OpenZFS packs it since May 2026: with zeros up to a multiple of 8."""
+    parts = split(stream("plain"))
+    own = XDR.ljust(-(-len(XDR) // 8) * 8, b"\0")
+    parts[0] = with_begin(parts[0], features_of(parts[0]), own)
+    follower = Follower()
+    follower.feed(memoryview(summed(parts)))
+    follower.finish()
+    token = tokens(parts)[-1]
+    made = resume(parts, token, [], 1, [10007])
+    assert is_sound(made)
+    head = split(made)[0]
+    assert len(head) % 8 == 0
+    added = {"resume_object": token[0], "resume_offset": token[1]}
+    assert head[HEADER_SIZE:].startswith(XDR[:12])
+    assert nvlist.decode(head[HEADER_SIZE:]) == nvlist.decode(XDR) | added

@@ -67,6 +67,7 @@ def play(
         restore = ("--restore", f"{dataset}@s{seed}", "--as", target)
         name = f"{subject.name} restore {number + 1}"
         loading = _series(world, name, seed, restore, narrow)
+        loading.batch = subject.batch
         _play(loading, max(missing, 2))
         loading.score.leftovers += leftovers.of_target(world, target, snapshots)
         loading.score.identical = subject.facts(world, target) == before

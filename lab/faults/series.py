@@ -17,7 +17,6 @@ from lab.faults import victims
 from lab.faults.plan import Strike
 from lab.faults.report import Fault, Score
 from lab.faults.run import DefectError, Phase, Run
-from lab.faults.subjects import NOISE
 from lab.faults.victims import Victim
 from lab.world import Ran, World, wait_for
 
@@ -36,10 +35,6 @@ STATUSES = {
 FATAL = {Victim.MAIN, Victim.INTERRUPT, Victim.SSH, Victim.ZFS}
 _NOTES_OBJECTS = [2, 2, 8]  # zfs receive does, from here on: see zfs/resuming.py
 _CHUNK = 1 << 20  # bytes; as World.configure sets it
-# Chunks by which a receive may then fall back: to the OBJECT of the file that it is in. That stands
-# before the data of all files of its batch (32 dnodes): the noise and less than 3 MiB of others
-# (world.FILES); of a volume all it has, 14.3 MiB. One more, for neither end need be a chunk's.
-FALL_BACK = NOISE + 3 + 1
 # Bytes that an interrupted run has read and nobody finds again. All that is read and has no receipt
 # yet is in as many chunks as there are slots (pipeline.store: ``in_flight``), none of which is
 # smaller than a chunk, in an arena of ARENA MiB (matrix.prepare).
@@ -63,6 +58,7 @@ class Series:
     ``known`` chunks are what the next run must find. Only the ``lasting`` ones of them, up to the
     last seam, stay when it goes on by a token: what is behind is sent again (ARCHITECTURE.md).
     ``seam`` is where that ends in the stream. ``tokens``: whether zfs knows them when it sends.
+    ``batch``: MiB, less than which 32 objects have.
     """
 
     world: World
@@ -76,6 +72,7 @@ class Series:
     lasting: int = 0
     seam: int = 0
     tokens: bool = True
+    batch: int = 0
 
     def play(self, plan: Sequence[Strike], enough: int) -> Ran:
         """Strike as planned, then let one run go to its end; how that ended.
@@ -168,11 +165,12 @@ class Series:
             self.score.lost += max(self.known - self._may_fall_back(), 0)
 
     def _may_fall_back(self) -> int:
-        """By how many chunks a receive may that was killed soon (ARCHITECTURE), even to the very
-        first, which a restore does not call resuming."""
+        """By how many chunks a receive may that was killed soon (ARCHITECTURE.md): to the OBJECT of
+        the file that it is in, which stands before the data of all files of its batch, even to the
+        very first, which no restore calls resuming. One more, for neither end is a chunk's."""
         version = [int(part) for part in self.world.machine.version.split(".")]
         falls = self.command[0] == "--restore" and version >= _NOTES_OBJECTS
-        return FALL_BACK if falls else 0
+        return self.batch + 1 if falls else 0
 
     def _read_journal(self) -> None:
         """Every receipt in the journal is of a chunk that all providers have."""

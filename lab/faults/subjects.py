@@ -8,6 +8,18 @@ from dataclasses import dataclass
 from lab.world import PASSPHRASE, QUICK_KEY, World
 
 NOISE = 12  # MiB that do not compress: the emulated guest sends 1 to 5 MB/s
+PART = 2  # MiB of it in one file
+OTHERS = 3  # MiB, less than which all other files come to (world.FILES)
+# A receive goes on from a batch of 32 objects: no two of these files are in one (series.py).
+APART = """
+cd /{dataset}
+for i in $(seq {files}); do
+    mkdir apart-$i
+    for j in $(seq 40); do : > apart-$i/$j; done
+    dd if=/dev/urandom of=apart-$i/noise bs=1M count={part} 2>/dev/null
+done
+sync
+"""
 OLD_ZFS = """\
 #!/bin/sh
 # An OpenZFS that knows no resume tokens when it sends.
@@ -39,6 +51,11 @@ class Subject:
     grown: bool = False  # what is struck is an increment, and the restore of it and its base
 
     @property
+    def batch(self) -> int:
+        """MiB, less than which 32 objects in a row have."""
+        return PART + OTHERS
+
+    @property
     def bases(self) -> list[str]:
         """The snapshots that it stands on."""
         return [BASE] if self.grown else []
@@ -53,7 +70,8 @@ class Subject:
         if self.grown:
             world.machine.script(FIRST.format(dataset=dataset, base=BASE))
             world.offsite("--backup", f"{dataset}@{BASE}")
-        world.fill(dataset, noise=NOISE)
+        world.fill(dataset, noise=PART)
+        world.machine.script(APART.format(dataset=dataset, files=(NOISE - PART) // PART, part=PART))
 
     def settings(self, world: World, dataset: str) -> Mapping[str, str]:
         """For the backup; a program it needs goes into the pool."""
@@ -76,6 +94,10 @@ class Subject:
 @dataclass(frozen=True)
 class Volume(Subject):
     """A block device."""
+
+    @property
+    def batch(self) -> int:
+        return NOISE + OTHERS
 
     def make(self, world: World, dataset: str) -> None:
         world.machine.run("zfs", "create", "-V", "24M", "-b", "16K", dataset)

@@ -153,13 +153,18 @@ def test_chains_of_other_kinds(world: World, pool: str, kind: str) -> None:
         "volume": f"zfs create -V 16M {source}",
     }
     world.machine.script(make[kind])
+    there = {}
     for number, name in enumerate("abc"):
         file = f"/{source}/{name}"
         if kind == "volume":
             file = f"{world.device(source)} seek={number}"
         write = f"dd if=/dev/urandom of={file} bs=1M count=2 conv=fsync 2>/dev/null"
         world.machine.script(f"{write}; sync")
+        there[name] = world.content(source)
         world.offsite("--backup", f"{source}@{name}")
+        if name == "b":  # its bookmark serves
+            world.machine.run("zfs", "destroy", f"{source}@b")
+    assert len({*there.values()}) == 3
     running = world.start("--restore", source, "--as", target, **SLOW)
     kill_when(world, running, lambda: world.exists(f"{target}@a"))
     assert get(world, target, MARK) != "-"
@@ -167,13 +172,31 @@ def test_chains_of_other_kinds(world: World, pool: str, kind: str) -> None:
     assert done["resumed_chunks"] >= 2
     assert snapshots(world, target) == ["a", "b", "c"]
     check_done(world, target)
+    assert content(world, target) == there["c"]
+    for name in "ab":
+        point = f"{pool}/at-{name}"
+        restored(world, f"{source}@{name}", "--as", point)
+        if name == "b":  # what was looked at is in use, and may have been written to
+            assert content(world, point) == there[name]
+            continue
+        done = restored(world, source, "--as", point, "--update")
+        assert [one["snapshot"] for one in done["chain"]] == ["b", "c"]
+        assert content(world, point) == there["c"]
+        restored(world, f"{source}@a", "--as", f"{point}-too")
+        assert content(world, f"{point}-too") == there["a"]
+    guid = get(world, source, "guid")
+    done = restored(world, f"{source}@b", "--replace", "--yes")
+    assert (get(world, done["kept"], "guid"), content(world, done["kept"])) == (guid, there["c"])
+    assert content(world, source) == there["b"]
     if kind == "encrypted":
-        world.machine.run("zfs", "load-key", "-L", "file:///tmp/chain-key", target)
-        assert world.facts(target) == world.facts(source)
-    else:
-        sums = f"sha256sum < {world.device(source)}; sha256sum < {world.device(target)}"
-        one, other = world.machine.script(sums).stdout.splitlines()
-        assert one == other
+        assert get(world, source, "encryptionroot") == source
+
+
+def content(world: World, name: str) -> str:
+    """Of a dataset whose key may have to be loaded first."""
+    if get(world, name, "keystatus") == "unavailable":
+        world.machine.run("zfs", "load-key", "-L", "file:///tmp/chain-key", name)
+    return world.content(name)
 
 
 # --- interruptions --------------------------------------------------------------------------------

@@ -24,6 +24,7 @@ LIMIT = 1800  # seconds; the lab may have to be built
 SCENES = (
     f"$ offsite --backup {demo.DATA}@today",
     "(token)",
+    "Read from the pool: ",
     f"$ offsite --restore {demo.DATA} --as {demo.POOL}/restored",
     "Fetched for the rest: ",
     'Good "offsite-manifest" signature',

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable
 from typing import Any
@@ -114,9 +115,20 @@ def test_a_fleet(world: World, pool: str, measured: Callable[[str], None]) -> No
     first = time.monotonic() - began
     backup(world, root, "s1")
     world.machine.script(f"for i in 10 30 50; do echo x > /{root}/d$i/file; done; sync")
+    counted = f"/tmp/counted-{os.getpid()}"
+    world.machine.script(f"mkdir {counted}")
+    for name in ("zfs", "zpool"):
+        script = f'#!/bin/sh\necho "{name} $*" >> {counted}/calls\nexec {name} "$@"\n'
+        write = f"cat > {counted}/{name}; chmod 755 {counted}/{name}"
+        world.machine.run("/bin/sh", "-c", write, stdin=script.encode())
     began = time.monotonic()
-    done = backup(world, root, "s2")
-    seconds = time.monotonic() - began
-    measured(f"{FLEET} datasets: {first:.1f} s, 3 of them changed: {seconds:.1f} s")
+    told = world.offsite("--backup", f"{root}@s2", "-R", "--json", ZFS_COMMAND=f"{counted}/zfs")
+    seconds, done = time.monotonic() - began, told.json
+    calls = world.machine.run("cat", f"{counted}/calls").stdout.splitlines()
+    measured(
+        f"{FLEET} datasets: {first:.1f} s, 3 of them changed: {seconds:.1f} s, {len(calls)} zfs"
+        " and zpool commands"
+    )
+    assert len(calls) < 20 + 3 * 10  # however many there are; for what changed it takes some each
     assert sent(done, root) == ["/d10", "/d30", "/d50"]
     assert seconds < first / 2

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from lab.world import LOCKED, PASSPHRASE, World, remotes
-from tests.lab.test_resume import interrupt, log_of, sent
+from lab.world import LOCKED, PASSPHRASE, World, remotes, wait_for
+from tests.lab.test_resume import command, interrupt, log_of, sent
 
 
 @pytest.fixture
@@ -191,6 +191,11 @@ def test_compressed_blocks_are_sent_as_they_are_or_not(
     small, large = (usual, told) if on_disk == "zstd" else (told, usual)
     assert small["stream_bytes"] * 1.5 < large["stream_bytes"]
     check_restored(world, name, "told", facts)
+    # A feature that a base was sent with may be gone from what stands on it.
+    world.machine.script(f"zfs set compression=off {name}; seq 200000 > /{name}/more; sync")
+    after = world.offsite("--backup", f"{name}@after", "--json").json["backup"]
+    assert (after["type"], after["base"]) == ("incremental", "told")
+    check_restored(world, name, "after", world.facts(name))
 
 
 def test_providers_with_different_histories(world: World, data: str) -> None:
@@ -235,6 +240,24 @@ def test_something_else_was_received_over_what_was_backed_up(world: World, pool:
     assert done["type"] == "full"
     assert "A full backup to one, two: something was received over" in log_of(world)
     check_restored(world, data, "s3", world.facts(data))
+
+
+def test_where_the_pool_s_past_cannot_be_read_a_bookmark_is_no_base(
+    world: World, data: str
+) -> None:
+    """As for a user who may not ask zpool: it could be that something was received over it."""
+    unprivileged = command(world, "plain", '#!/bin/sh\nexec zfs "$@"\n')
+    backup(world, f"{data}@s0")
+    change(world, data, 1)
+    backup(world, f"{data}@s1")
+    world.machine.run("zfs", "destroy", f"{data}@s1")
+    change(world, data, 2)
+    done = world.offsite("--backup", f"{data}@s2", "--json", status=0, **unprivileged).json[
+        "backup"
+    ]
+    assert (done["type"], done["base"]) == ("incremental", "s0")
+    assert "zpool history -i" in log_of(world)
+    check_restored(world, data, "s2", world.facts(data))
 
 
 @pytest.mark.parametrize(
@@ -290,7 +313,32 @@ def test_a_restored_dataset_has_no_large_blocks_any_more(world: World, data: str
     backup(world, f"{data}@s1")
     world.machine.run("zfs", "destroy", "-r", data)
     world.offsite("--restore", data)
-    check_full_for_large_blocks(world, data)
+    if tuple(map(int, world.machine.version.split("."))) < (2, 4, 1):
+        check_full_for_large_blocks(world, data)
+        return
+    world.machine.script(f"zfs mount {data}; mkdir -p /{data}/text")
+    change(world, data, 1)
+    done = backup(world, f"{data}@s2")
+    assert (done["type"], done["base"]) == ("incremental", "s1")
+    check_restored(world, data, "s2", world.facts(data))
+
+
+def test_a_clone_by_itself(world: World, data: str) -> None:
+    """What it has from its origin is not told apart: it is a dataset of its own, from the start."""
+    clone = f"{data}-clone"
+    backup(world, f"{data}@s1")
+    world.machine.run("zfs", "clone", f"{data}@s1", clone)
+    change(world, clone, 1)
+    first = backup(world, f"{clone}@c1")
+    assert (first["type"], first["base"]) == ("full", None)
+    assert "A full backup to one, two: nothing is there yet to stand on" in log_of(world)
+    change(world, clone, 2)
+    second = backup(world, f"{clone}@c2")
+    assert (second["type"], second["base"]) == ("incremental", "c1")
+    change(world, data, 3)
+    assert backup(world, f"{data}@s2")["base"] == "s1"
+    check_restored(world, clone, "c2", world.facts(clone))
+    check_restored(world, data, "s2", world.facts(data))
 
 
 def test_a_clone_was_promoted(world: World, pool: str) -> None:
@@ -320,6 +368,14 @@ def test_a_dataset_that_was_renamed_goes_on(world: World, data: str) -> None:
     done = backup(world, f"{renamed}@s2")
     assert (done["type"], done["base"]) == ("incremental", "s1")
     check_restored(world, renamed, "s2", world.facts(renamed))
+    # From a bookmark, too: what the pool tells of its past is by name.
+    again = f"{data}-again"
+    world.machine.script(f"zfs destroy {renamed}@s2; zfs rename {renamed} {again}")
+    change(world, again, 2)
+    done = backup(world, f"{again}@s3")
+    assert (done["type"], done["base"]) == ("incremental", "s2")
+    assert f"from bookmark {again}#offsite-" in log_of(world)
+    check_restored(world, again, "s3", world.facts(again))
 
 
 def test_a_dataset_that_was_restored_goes_on(world: World, data: str) -> None:
@@ -367,6 +423,14 @@ def test_encrypted_data_goes_raw_without_its_key(world: World, pool: str) -> Non
     change(world, data, 2)
     clear = world.offsite("--backup", f"{data}@s3", "--json", SEND_RAW="no").json["backup"]
     assert clear["type"] == "full"  # what was received raw takes nothing else
+    assert "raw, or not" in log_of(world)
+    change(world, data, 3)
+    more = world.offsite("--backup", f"{data}@s4", "--json", SEND_RAW="no").json["backup"]
+    assert (more["type"], more["base"]) == ("incremental", "s3")
+    plain = f"{data}-plain"
+    world.offsite("--restore", f"{data}@s4", "--as", plain)
+    assert world.facts(plain) == world.facts(data)
+    assert world.machine.run("zfs", "get", "-Ho", "value", "encryption", plain).stdout == "off\n"
 
 
 def test_every_snapshot_in_between(world: World, data: str) -> None:
@@ -375,15 +439,24 @@ def test_every_snapshot_in_between(world: World, data: str) -> None:
     facts = {}
     for number in range(1, 4):
         change(world, data, number)
+        if number == 2:
+            world.machine.script(f"dd if=/dev/urandom of=/{data}/much bs=1M count=8 2>/dev/null")
         world.machine.run("zfs", "snapshot", f"{data}@s{number}")
         facts[f"s{number}"] = world.facts(data)
-    done = world.offsite("--backup", f"{data}@s3", "--intermediate", "--json").json["backups"]
-    assert [(one["snapshot"], one["base"]) for one in done] == [
-        ("s1", "s0"),
-        ("s2", "s1"),
-        ("s3", "s2"),
+    all_of_them = ("--backup", f"{data}@s3", "--intermediate")
+    running = world.start(*all_of_them, RCLONE_FLAGS="--bwlimit 500k")
+    wait_for(lambda: world.receipts() >= 3 or running.poll() is not None)
+    assert running.poll() is None, running.communicate()
+    running.kill()
+    running.communicate(timeout=60)
+    done = world.offsite(*all_of_them, "--json").json["backups"]
+    assert [(one["snapshot"], one["base"]) for one in done][-2:] == [("s2", "s1"), ("s3", "s2")]
+    assert done[-2]["resumed_chunks"] >= 3
+    rows = world.offsite("--list", "--json").json["backups"]
+    assert [(row["snapshot"], row["complete"]) for row in rows] == [
+        (f"s{number}", True) for number in range(4)
     ]
-    for point in ("s2", "s3"):
+    for point in ("s1", "s2", "s3"):
         check_restored(world, data, point, facts[point])
 
 

@@ -42,6 +42,11 @@ for name in alice bob carol; do
     zfs create {p}/home/$name
     for i in 1 2 3; do echo "$name $i" > /{p}/home/$name/$i; done
 done
+ln -s 1 /{p}/home/alice/link
+ln /{p}/home/alice/1 /{p}/home/alice/same
+chown 1234:2345 /{p}/home/alice/2
+chmod 4751 /{p}/home/alice/2
+setfattr -n user.note -v 'an attribute' /{p}/home/alice/3
 zfs create -o quota=100M -o atime=off {p}/home/alice/deep
 zfs set com.example:lines="$(printf 'one\\nand\\ttwo')" {p}/home/alice/deep
 dd if=/dev/urandom of=/{p}/home/alice/deep/noise bs=64k count=20 2>/dev/null
@@ -82,7 +87,12 @@ while read -r name; do
         read -r mounted
         read -r place
         echo "$name $mounted"
-        (cd "$place" && find . -xdev -type f -exec sha256sum {{}} + | sort)
+        (
+            cd "$place"
+            find . -xdev -type f -exec sha256sum {{}} + | sort
+            find . -xdev ! -type d -exec stat -c '%n %f %s %u %g %y %h %N' {{}} + | sort
+            find . -xdev ! -type d -exec getfattr -hdm - {{}} + | sort
+        )
     }}
 done <<'END'
 {names}
@@ -197,23 +207,39 @@ def test_a_pool_of_many_datasets_with_one_command(world: World, pool: str, tree:
     )
     assert one == other
     assert one.count(" yes\n") == len(below - VOLUMES)
-    for volume in VOLUMES:
-        world.machine.run("cmp", *(world.device(root + volume) for root in (pool, back)))
+    assert one.count("user.note=") == 1
+    disks = [world.content(pool + volume) for volume in sorted(VOLUMES)]
+    assert [world.content(back + volume) for volume in sorted(VOLUMES)] == disks
+    assert kinds(world, back, below) == kinds(world, pool, below)
     assert get(world, f"{back}/bob-clone", "origin") == "-"
 
     comes_home(world, pool, below, asks)
     assert world.machine.script(HASHES.format(root=pool, names=names)).stdout == one
+    assert [world.content(pool + volume) for volume in sorted(VOLUMES)] == disks
+
+
+def kinds(world: World, root: str, below: set[str]) -> set[tuple[str, ...]]:
+    """What is settled for good when a dataset is made."""
+    what = "type,volsize,volblocksize,encryption,keyformat"
+    told = world.machine.run("zfs", "get", "-Hpo", "name,property,value", "-r", what, root).stdout
+    rows = (
+        (name[len(root) :], *rest)
+        for name, *rest in (line.split("\t") for line in told.splitlines())
+    )
+    return {row for row in rows if row[0] in below}
 
 
 def comes_home(world: World, pool: str, below: set[str], asks: set[tuple[str, ...]]) -> None:
     """When the pool is gone: onto a fresh one of its name, where nothing is held back."""
     before = local_properties(world, pool, below, held_back=set())
+    made = kinds(world, pool, below)
     assert ("/elsewhere", "mountpoint", f"/{pool}-mnt/ünïcode place") in before
     world.machine.destroy_pool(pool)
     world.machine.make_pool(pool)
     came = world.offsite("--restore", f"{pool}@s", "--json").json
     assert (came["failed"], len(came["restores"])) == ({}, len(below))
     assert local_properties(world, pool, below, held_back=set()) == before | asks
+    assert kinds(world, pool, below) == made
     world.machine.script(UNLOCK.format(back=pool))
 
 
@@ -324,24 +350,25 @@ def test_a_tree_comes_back_whole(world: World, pool: str) -> None:
 
 
 def test_into_another_pool_and_on_from_there(world: World, pool: str) -> None:
-    """The tree moves to a new machine's pool, lives on there, and is backed up in increments."""
+    """The pool moves to a new machine's, lives on there, and is backed up in increments."""
     other = f"{pool}other"
     world.machine.script(SMALL.format(data=f"{pool}/data", pool=pool))
-    backup(world, "-R", f"{pool}/data@s")
-    names = ("/a", "/off/on", "/clone", "/vol")
+    backup(world, f"{pool}@s")
+    names = ("", "/a", "/off/on", "/clone", "/vol")
     before = [world.content(f"{pool}/data{name}") for name in names]
     world.machine.make_pool(other)
+    back = f"{other}/from-{pool}/data"
     try:
-        restore = ("--restore", "-R", f"{pool}/data", "--as", f"{other}/from")
+        restore = ("--restore", pool, "--as", f"{other}/from-{pool}")
         done = world.offsite(*restore, "--json").json
-        assert len(done["restores"]) == 6
-        assert [world.content(f"{other}/from{name}") for name in names] == before
-        assert get(world, f"{other}/from/clone", "origin") == "-"
-        world.machine.script(f"echo more > /{other}/from/a/more; rm /{other}/from/a/file; sync")
-        after = world.facts(f"{other}/from/a")
-        (again,) = backup(world, f"{other}/from/a@next")["backups"]
+        assert (done["failed"], len(done["restores"])) == ({}, 7)
+        assert [world.content(back + name) for name in names] == before
+        assert get(world, f"{back}/clone", "origin") == "-"
+        world.machine.script(f"echo more > /{back}/a/more; rm /{back}/a/file; sync")
+        after = world.facts(f"{back}/a")
+        (again,) = backup(world, f"{back}/a@next")["backups"]
         assert again["type"] == "incremental"
-        world.offsite("--restore", f"{other}/from/a", "--as", f"{pool}/home-again")
+        world.offsite("--restore", f"{back}/a", "--as", f"{pool}/home-again")
         assert world.facts(f"{pool}/home-again") == after
     finally:
         world.machine.destroy_pool(other)
@@ -426,8 +453,11 @@ def test_a_pool_onto_a_fresh_pool_of_its_name(world: World, pool: str) -> None:
     who = world.machine.run("zfs", "get", "-Ho", "value", "com.example:who", pool).stdout
     assert who == "me\n"
     # What came back is gone on with, in increments.
-    again = backup(world, pool)["backups"]
-    assert {one["type"] for one in again} == {"incremental"}
+    world.machine.script(f"zfs mount {pool}/a 2>/dev/null || :; echo more > /{pool}/a/more; sync")
+    again = backup(world, f"{pool}@later")["backups"]
+    assert {(one["type"], one["base"]) for one in again} == {("incremental", "s")}
+    world.offsite("--restore", f"{pool}/a", "--as", f"{pool}/a-again")  # of two histories the later
+    assert world.facts(f"{pool}/a-again") == world.facts(f"{pool}/a")
 
 
 def test_the_encrypted_root_of_a_pool(world: World, pool: str) -> None:
