@@ -97,9 +97,11 @@ install_packages() {
         die "missing: ${missing[*]}" "no apt-get here: install them your way, then run this again"
     echo "apt-get install ${missing[*]}"
     agree "Install these packages?" || die "not installed: ${missing[*]}"
-    as_root apt-get -q -o DPkg::Lock::Timeout=300 update
+    as_root apt-get -q -o DPkg::Lock::Timeout=300 update ||
+        die "apt-get update failed" "its own words are above; then run this again"
     as_root env DEBIAN_FRONTEND=noninteractive \
-        apt-get -q -y -o DPkg::Lock::Timeout=300 install --no-install-recommends "${missing[@]}"
+        apt-get -q -y -o DPkg::Lock::Timeout=300 install --no-install-recommends "${missing[@]}" ||
+        die "apt-get install failed" "its own words are above; then run this again"
 }
 
 install_offsite() {

@@ -91,6 +91,11 @@ def test_installs_twice_into_an_empty_home(tmp_path: Path, monkeypatch: pytest.M
     assert first.returncode == 0, first.stderr
     rclone = subprocess.check_output([home / ".local/bin/rclone", "version"], text=True)
     assert rclone.startswith("rclone v")
+    share = home / ".local/share"
+    assert "complete -c offsite" in (share / "fish/vendor_completions.d/offsite.fish").read_text()
+    words = share / "bash-completion/completions/offsite"
+    told = subprocess.check_output(["bash", "-c", '. "$1"; complete -p offsite', "", words])
+    assert told.endswith(b" offsite\n")
     identity = home / ".config/age/zfs-backup.txt"
     settings = home / ".config/offsite/config.env"
     made = identity.read_bytes()
@@ -232,6 +237,30 @@ def test_a_pool_that_allows_nothing_does_not_hinder_the_others(user: User) -> No
     assert "zfs allow failed for tank; run the line above yourself" in done.stderr
     assert user.by_sudo == lines_for("tank", "old pool")
     assert (user.folder / "allowed/old pool").exists()
+
+
+def test_missing_packages_are_installed_and_it_goes_on(user: User) -> None:
+    """By sudo, for a user who is not root."""
+    age, apt = user.folder / "bin/age", user.folder / "bin/apt-get"
+    age.unlink()
+    apt.write_text(f'#!/bin/sh\ncase "$*" in *" install "*) : >{age}; chmod 755 {age} ;; esac\n')
+    apt.chmod(0o755)
+    first = user.setup("--yes")
+    assert first.returncode == 0, first
+    assert "apt-get install age\n" in first.stdout
+    options = "-o DPkg::Lock::Timeout=300"
+    install = f"apt-get -q -y {options} install --no-install-recommends age"
+    assert user.by_sudo[:2] == [
+        f"apt-get -q {options} update",
+        f"env DEBIAN_FRONTEND=noninteractive {install}",
+    ]
+    assert "What is left to do" in first.stdout
+    assert "all there" in user.setup("--yes").stdout
+    age.unlink()
+    apt.write_text("#!/bin/sh\necho no network >&2\nexit 100\n")
+    failed = user.setup("--yes")
+    assert failed.returncode == 1
+    assert failed.stderr.startswith("no network\nERROR: apt-get update failed\nHINT: ")
 
 
 def test_there_is_an_rclone_for_the_user(user: User) -> None:
