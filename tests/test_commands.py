@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import shutil
@@ -17,6 +18,7 @@ from typing import Any
 
 import pytest
 
+from lab.faults import victims
 from offsite import age
 from offsite.zfs.records import MAGIC
 from tests import repo, whole
@@ -369,7 +371,8 @@ def test_no_temporary_file_holds_any_data(home: Home) -> None:
             most, looked = 0, 0
             while running.poll() is None:
                 looked += begun.exists()
-                most = max(most, *(size_of_file(path) for path in files(Path(name))), 0)
+                seen = [*files(Path(name)), *unlinked(home.folder)]
+                most = max(most, *(size_of_file(path) for path in seen), 0)
                 if looked > 20:
                     go.touch()
                 time.sleep(0.01)
@@ -379,6 +382,18 @@ def test_no_temporary_file_holds_any_data(home: Home) -> None:
             go.unlink()
             assert most < MIB / 10
             assert list(Path(name).iterdir()) == []
+
+
+def unlinked(home: Path) -> list[Path]:
+    """What has no name any more and is held open, anywhere but in memory, by anyone of a run."""
+    found = []
+    for process in victims.of_home(home):
+        with contextlib.suppress(OSError):
+            for path in Path(f"/proc/{process.pid}/fd").iterdir():
+                place = str(path.readlink())
+                if place.endswith(" (deleted)") and not place.startswith(("/memfd:", "/dev/")):
+                    found.append(path)
+    return found
 
 
 def test_a_folder_that_may_not_be_written_to(home: Home) -> None:

@@ -5,7 +5,10 @@ The provider ``cloud`` is SeaweedFS behind a proxy that breaks things, ``disk`` 
 
 from __future__ import annotations
 
+import os
 import re
+import signal
+import threading
 import uuid
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
@@ -195,6 +198,26 @@ def test_the_only_provider_refuses(new: Site, kind: Kind, said: str, hint: str) 
     ran = new.backup()
     assert (ran.status, ran.json["backup"]["backup_id"]) == (0, journal.stem)
     assert ran.json["backup"]["resumed_chunks"] == kept
+    new.check_both_whole(ran.json["backup"]["backup_id"])
+
+
+def test_a_backup_stops_at_once_while_a_provider_hangs(new: Site) -> None:
+    """Long before rclone gives that up; and goes on."""
+    new.proxy.fault = Fault("stall", PUT, path=THIRD)
+
+    def terminate() -> None:
+        wait_for(lambda: new.proxy.struck)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    user = threading.Thread(target=terminate)
+    user.start()
+    with repo.soon(30):
+        ran = new.home.offsite("--backup", POINT, "--json")
+    user.join()
+    assert ran.status == 130, ran
+    new.proxy.fault = None
+    ran = new.backup()
+    assert ran.status == 0, ran
     new.check_both_whole(ran.json["backup"]["backup_id"])
 
 

@@ -9,6 +9,7 @@ import stat
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -166,6 +167,19 @@ def test_a_user_without_a_home(
     assert told.startswith("ERROR: this user has no home folder\nHINT: set HOME to ")
 
 
+def test_without_home_it_is_the_user_s(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As of some cron: the keys, the log and rclone's settings are there."""
+    monkeypatch.delenv("HOME")
+    user = SimpleNamespace(pw_dir=str(home.folder))
+    monkeypatch.setattr(pwd, "getpwuid", lambda _: user)
+    for arguments in (("--backup", MONDAY), ("--restore", MONDAY, "--as", TARGET)):
+        ran = home.offsite(*arguments)
+        assert (ran.status, ran.stderr) == (0, ""), ran
+    assert home.received == STREAM
+    assert len([*home.folder.glob("offsite-*.log")]) == 2
+    assert statuses(home) == [("complete", ["one", "two"])]
+
+
 def test_a_home_that_may_only_be_read(home: Home) -> None:
     """The locks and what a run must remember need a place; the log does not."""
     elsewhere = home.folder.parent / "state"
@@ -182,6 +196,10 @@ def test_a_home_that_may_only_be_read(home: Home) -> None:
         assert "send" not in calls.read_text()
         told = end(start(*arguments, prefix=prefix, XDG_STATE_HOME=str(elsewhere)))
         assert "WARNING: no log file in" in told, told
+        file = elsewhere / "monday.zfs"
+        words = ("--restore", MONDAY, "--to-file", str(file))
+        end(start(*words, prefix=prefix, XDG_STATE_HOME=str(elsewhere)))
+        assert file.read_bytes() == STREAM
     finally:
         home.folder.chmod(0o755)
     assert statuses(home) == [("complete", ["one", "two"])]
