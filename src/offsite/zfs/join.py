@@ -3,6 +3,9 @@
 ``zfs send -t`` begins with its own BEGIN, repeats what governs the seam and the seam itself, often
 some blocks before it (a block that is sent in parts is resumed at its start). All of that is
 dropped; what follows the seam continues the stored stream, which so stays one valid stream.
+
+Source: setup_resume_points in OpenZFS module/zfs/dmu_send.c divides the token's offset by the block
+size of the object; tests/vectors/streams has what 2.4.4 sent for its own tokens.
 """
 
 from __future__ import annotations

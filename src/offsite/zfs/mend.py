@@ -4,6 +4,9 @@ A record's checksum is the state of Fletcher-4 over all bytes of the stream befo
 the bytes are the incoming stream's and the sum is the outgoing one's. Fletcher-4 is linear, so the
 difference of the two can be carried along without reading a payload, and damage that the incoming
 stream had can still be told: its checksums stay as wrong as they were.
+
+Source: dump_record in OpenZFS module/zfs/dmu_send.c sums a header up to its checksum, puts the state
+there (but in BEGIN), and sums that and the payload; dmu_send_impl has the state in drr_end, too.
 """
 
 from __future__ import annotations

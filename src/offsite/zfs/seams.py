@@ -1,4 +1,9 @@
-"""Seams: the records where a resumed send stream can be joined to what is stored already."""
+"""Seams: the records where a resumed send stream can be joined to what is stored already.
+
+Source: a token names an object and an offset (get_receive_resume_token_impl in OpenZFS
+module/zfs/dsl_dataset.c), which zfs send -t begins at (dmu_send.c, setup_resume_points). Fields and
+their places are records.FIELDS.
+"""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """A send stream record by record, where two streams are to be joined.
 
 Only what lies before a join is read this way: a record at a time, as a whole, compared with its
-checksum.
+checksum, as receive_read_payload_and_next_header in OpenZFS module/zfs/dmu_recv.c does.
 """
 
 from __future__ import annotations

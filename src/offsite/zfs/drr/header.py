@@ -1,6 +1,7 @@
 """A record's header of 312 bytes, as a value and back.
 
-Where the fields are: records.FIELDS. How long the payload is: ``records.read_header``.
+Where the fields are: records.FIELDS (dmu_replay_record_t of OpenZFS include/sys/zfs_ioctl.h). How
+long the payload is: ``records.read_header``.
 """
 
 from __future__ import annotations
