@@ -6,6 +6,8 @@ from __future__ import annotations
 import json
 import random
 import re
+import signal
+import subprocess
 from collections import deque
 from pathlib import Path
 from types import SimpleNamespace
@@ -13,7 +15,7 @@ from typing import cast
 
 import pytest
 
-from lab.faults import plan, report
+from lab.faults import plan, report, victims
 from lab.faults import series as rules
 from lab.faults.plan import Strike
 from lab.faults.report import Fault, Score
@@ -22,6 +24,7 @@ from lab.faults.series import Series
 from lab.faults.victims import Victim
 from lab.host import Host
 from lab.world import Ran, World
+from tests import repo
 
 BATCH = 5  # MiB, in chunks of 1 MiB
 BY_TOKEN = "Resuming backup of tank/a@s: 8 of ~20 chunks are stored (token)"
@@ -208,3 +211,15 @@ def test_what_the_table_comes_to() -> None:
     ]
     told = "victims: main: 2 (2 interrupted), rclone: 1 (0 interrupted); 15.0 s an interruption"
     assert told in lines
+
+
+def test_a_family_dies_at_once() -> None:
+    """The parent, and all that it has started."""
+    script = "sleep 300 & sleep 300 & wait"
+    with subprocess.Popen(["sh", "-c", script]) as main:
+        repo.wait_for(lambda: len(victims.children(main.pid)) == 2)
+        children = victims.children(main.pid)
+        assert victims.kill(Victim.FAMILY, main.pid, Host.__new__(Host), random.Random(1))  # noqa: S311
+        assert main.wait(60) == -signal.SIGKILL
+        repo.wait_for(lambda: not any(victims.look_up(each.pid) == each for each in children))
+        assert not victims.kill(Victim.FAMILY, main.pid, Host.__new__(Host), random.Random(1))  # noqa: S311

@@ -26,13 +26,14 @@ SPARE = 4  # runs more than faults that a series may take
 # ends itself by the signal (a shell shows 130, too) if that came while a dataclass was being made.
 STATUSES = {
     Victim.MAIN: {-9},
+    Victim.FAMILY: {-9},
     Victim.INTERRUPT: {130, -signal.SIGINT},
     Victim.WORKER: {1},  # the last one
     Victim.RCLONE: set[int](),
     Victim.SSH: {1},
     Victim.ZFS: {1},
 }
-FATAL = {Victim.MAIN, Victim.INTERRUPT, Victim.SSH, Victim.ZFS}
+FATAL = {Victim.MAIN, Victim.INTERRUPT, Victim.FAMILY, Victim.SSH, Victim.ZFS}
 _NOTES_OBJECTS = [2, 2, 8]  # zfs receive does, from here on: see zfs/resuming.py
 _CHUNK = 1 << 20  # bytes; as World.configure sets it
 # Bytes that an interrupted run has read and nobody finds again. All that is read and has no receipt

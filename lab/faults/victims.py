@@ -21,6 +21,7 @@ class Victim(StrEnum):
 
     MAIN = "main"
     INTERRUPT = "main-int"  # SIGINT, as ^C; all others get SIGKILL
+    FAMILY = "family"  # main and all that it has started, at once
     WORKER = "worker"
     RCLONE = "rclone"
     SSH = "ssh"
@@ -129,9 +130,21 @@ def kill(victim: Victim, main: int, machine: Machine, rng: random.Random) -> boo
     """Kill one process of that kind that works for ``main``; whether there was one."""
     if victim is Victim.ZFS and machine.zfs_settings():
         return machine.script(_KILL_ZFS, check=False).status == 0
+    if victim is Victim.FAMILY:
+        return _kill_family(main)
     number = signal.SIGINT if victim is Victim.INTERRUPT else signal.SIGKILL
     found = _candidates(victim, main)
     return bool(found) and _signal(rng.choice(found), number)
+
+
+def _kill_family(main: int) -> bool:
+    """As the kernel ends a cgroup that is out of memory: nobody tidies up after another one."""
+    us = look_up(main)
+    if us is None or not _signal(us, signal.SIGSTOP):
+        return False
+    for child in children(main):
+        _signal(child, signal.SIGKILL)
+    return _signal(us, signal.SIGKILL)
 
 
 def workers(main: int) -> int:

@@ -5,8 +5,8 @@ the bytes are the incoming stream's and the sum is the outgoing one's. Fletcher-
 difference of the two can be carried along without reading a payload, and damage that the incoming
 stream had can still be told: its checksums stay as wrong as they were.
 
-Source: dump_record in OpenZFS module/zfs/dmu_send.c sums a header up to its checksum, puts the state
-there (but in BEGIN), and sums that and the payload; dmu_send_impl has the state in drr_end, too.
+Source: dump_record in OpenZFS module/zfs/dmu_send.c sums a header up to its checksum, puts the
+state there (but in BEGIN), and sums that and the payload; dmu_send_impl puts it into drr_end, too.
 """
 
 from __future__ import annotations
