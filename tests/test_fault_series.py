@@ -108,12 +108,8 @@ KILLED = rules.IN_FLIGHT + rules.REPEATED + rules.ELSE
 def test_what_a_backup_may_read_again(
     *, done: bool, moved: int, beyond: int, tmp_path: Path
 ) -> None:
-    for verb, tokens, counts in (
-        ("--backup", True, True),
-        ("--backup", False, False),
-        ("--restore", True, False),
-    ):
-        series = nowhere(tmp_path, verb)
+    for tokens in (True, False):
+        series = nowhere(tmp_path)
         series.tokens = tokens
         journal(tmp_path, 10 * MIB, 10 * MIB)
         series._read_journal()
@@ -122,9 +118,27 @@ def test_what_a_backup_may_read_again(
         ran = Ran(0, json.dumps({"backup": told}), "") if done else Ran(1, "", "")
         run = SimpleNamespace(log="", moved=moved, committing=done)
         series._judge(cast(Run, run), ran, [(Victim.ZFS, Phase.TRANSFER)])
-        assert series.score.beyond == (beyond if counts else 0)
+        assert series.score.beyond == (beyond if tokens else 0)
         series.score.identical = True
         assert series.score.clean == (not series.score.beyond)
+
+
+@pytest.mark.parametrize(
+    ("log", "moved", "beyond"),
+    [
+        ("", 20 * MIB + rules.REPEATED, 0),
+        ("Resuming restore to tank/b: 12 of 20 chunks are received", 10 * MIB + rules.REPEATED, 0),
+        ("Resuming restore to tank/b: 12 of 20 chunks are received", 20 * MIB, 7 * MIB),
+    ],
+)
+def test_what_a_restore_may_receive_again(
+    log: str, moved: int, beyond: int, tmp_path: Path
+) -> None:
+    series = nowhere(tmp_path, "--restore")
+    ran = Ran(0, json.dumps({"restore": {"stream_bytes": 20 * MIB}}), "")
+    run = SimpleNamespace(log=log, moved=moved, committing=False)
+    series._judge(cast(Run, run), ran, [(Victim.ZFS, Phase.TRANSFER)])
+    assert series.score.beyond == beyond
 
 
 def journal(home: Path, stored: int, seam: int) -> None:

@@ -17,7 +17,7 @@ NOTE = (
     " survived: the run went on; resumed: runs that went on from what an earlier one had stored;"
     " lost: chunks stored but not found again; re-sent: what all runs together read from zfs send"
     " or wrote to zfs receive (the kernel's count, sampled until each kill), less the stream;"
-    " beyond: what backups by token read of it above their bound (series.py)"
+    " beyond: what backups by token and restores moved of it above their bound (series.py)"
 )
 
 

@@ -45,6 +45,7 @@ IN_FLIGHT = ARENA * _CHUNK
 # blocks from its own on (of at most 1 MiB, the largest recordsize here). As the lab's tests of
 # resumes: 2 MiB behind the begin of the seam's chunk, so up to 3 where the seam ends that.
 REPEATED = 3 << 20
+LINKS = 2  # of a chain, at most
 # Bytes that the main thread reads besides, of which a killed run's count cannot be rid (run.Run).
 ELSE = 1 << 20
 RESUMING = re.compile(
@@ -139,13 +140,16 @@ class Series:
             ended = ran.status != 0 and number == len(struck)
             self.score.faults.append(Fault(victim, phase, ended))
         self._compare(run.log)
-        done = ran.json.get("backup", {}) if ran.status == 0 else {}
-        sent = done.get("sent_bytes")
-        moved = run.moved if sent is None else int(sent)
+        verb = self.command[0].strip("-")
+        done = ran.json[verb] if ran.status == 0 else {}
+        moved = int(done.get("sent_bytes", run.moved))  # a restore does not tell it
         self.score.moved += moved
-        if self.command[0] != "--backup" or not self.tokens:
+        if verb == "restore":
+            if done:
+                self._bound(moved, int(done["stream_bytes"]) - self._received(run.log), REPEATED)
+        elif not self.tokens:
             return
-        if done:
+        elif done:
             self._bound(moved, int(done["stream_bytes"]), REPEATED)
         elif not run.committing:  # then all is stored, and there may be no journal any more
             self._bound(moved, self._stored(), REPEATED + IN_FLIGHT + ELSE)
@@ -153,6 +157,12 @@ class Series:
     def _bound(self, moved: int, stored: int, more: int) -> None:
         """A run may read what is stored now and was not up to the seam, and so much ``more``."""
         self.score.beyond += max(moved - max(stored - self.seam, 0) - more, 0)
+
+    def _received(self, log: str) -> int:
+        """Bytes, at least, from behind which a restore went on: the last chunk of a link may be
+        small."""
+        every = RESUMING.findall(log)
+        return max(int(every[-1][0]) - LINKS, 0) * _CHUNK if every else 0
 
     def _compare(self, log: str) -> None:
         """Whether this run found what earlier ones had stored, or received."""
