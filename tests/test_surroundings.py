@@ -6,6 +6,7 @@ import os
 import pwd
 import signal
 import stat
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,6 +17,7 @@ import pytest
 from lab.faults import victims
 from offsite import cli, config, lock
 from offsite.rclone import launch
+from offsite.zfs import pipes
 from tests import repo
 from tests.programs import fake_system, needs
 from tests.test_commands import (
@@ -44,6 +46,7 @@ hold | get | send)
 esac
 exec /bin/sh {home}/zfs "$@"
 """
+RESTORE = ("--restore", MONDAY, "--as", TARGET)
 # The other machine is this one. In mid-send the connection is lost.
 SSH = """#!/bin/sh
 for last; do :; done
@@ -284,13 +287,54 @@ def test_a_signal_stops_a_backup_and_says_what_is_kept(home: Home, number: int) 
     assert statuses(home) == [("complete", ["one", "two"])]
 
 
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (
+            ("--backup", MONDAY),
+            f"zfs send {MONDAY} has sent nothing for 0 s: it looks for what changed, or the pool",
+        ),
+        (
+            RESTORE,
+            f"zfs receive {TARGET}@monday has taken nothing for 0 s: it has much to free, or the",
+        ),
+    ],
+)
+def test_a_zfs_that_waits_for_long_is_told_of(
+    home: Home, monkeypatch: pytest.MonkeyPatch, arguments: tuple[str, ...], told: str
+) -> None:
+    """As if ten minutes had passed. A pool that is suspended looks no other way."""
+    if arguments == RESTORE:
+        home.offsite("--backup", MONDAY, "--provider", "one")
+    halfway = home.folder / "halfway"
+    halfway.write_text(HALFWAY.format(home=home.folder))
+    monkeypatch.setenv("ZFS_COMMAND", f"/bin/sh {halfway}")
+    monkeypatch.setattr(pipes, "_LONG", 0.2)
+
+    def logged() -> bool:
+        return any(told in path.read_text() for path in home.folder.glob("*.log"))
+
+    def resume() -> None:
+        try:
+            repo.wait_for(logged)
+        finally:
+            (home.folder / "go").touch()
+
+    user = threading.Thread(target=resume)
+    user.start()
+    ran = home.offsite(*arguments)
+    user.join()
+    assert ran.status == 0, ran
+    assert f"WARNING: {told} " in ran.stderr
+    assert "see zpool status -x\n" in ran.stderr
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_a_signal_stops_a_restore_and_says_what_is_kept(home: Home, number: int) -> None:
     end(start("--backup", MONDAY))
     halfway = home.folder / "halfway"
     halfway.write_text(HALFWAY.format(home=home.folder))
-    restore = ("--restore", MONDAY, "--as", TARGET)
-    running = start(*restore, ZFS_COMMAND=f"/bin/sh {halfway}")
+    running = start(*RESTORE, ZFS_COMMAND=f"/bin/sh {halfway}")
     try:
         repo.wait_for((home.folder / "begun").exists)
         running.send_signal(number)
@@ -299,7 +343,7 @@ def test_a_signal_stops_a_restore_and_says_what_is_kept(home: Home, number: int)
         running.kill()
     assert f"ERROR: stopped before {TARGET} was whole; nothing else was touched\n" in told
     assert "HINT: the same command goes on from there\n" in told
-    end(start(*restore))
+    end(start(*RESTORE))
     assert home.received == STREAM
 
 

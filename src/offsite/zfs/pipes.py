@@ -1,27 +1,35 @@
 """Our end of the pipe to a running ``zfs send`` or ``zfs receive``.
 
 Reads and writes are raw system calls on large kernel buffers and can be stopped from any thread or
-signal handler. Leaving a context always ends the program and looks at its exit status.
+signal handler. If one waits for long, that is told: a suspended pool never answers. Leaving a
+context always ends the program and looks at its exit status.
 """
 
 from __future__ import annotations
 
 import contextlib
 import fcntl
+import logging
 import os
 import select
 import threading
+import time
 from collections.abc import Callable, Iterator
 
+from offsite import figures
 from offsite.errors import StoppedError, ZfsError
 from offsite.process import Child
 
 _PIPE_SIZE = 1 << 20  # bytes; what Linux allows everyone (/proc/sys/fs/pipe-max-size)
 _POLL = 100  # milliseconds until a blocked reader or writer notices kill()
 _LAST_WORDS = 10  # seconds for a program that we cannot signal to notice its closed pipe
+_LONG = 600.0  # seconds of waiting that are told, and then twice as many
+_LOG = logging.getLogger(__name__)
 
 
 class _Pipe:
+    silence = ""  # what it may mean that nothing comes, or is taken
+
     def __init__(self, name: str, fd: int, events: int) -> None:
         self.name = name
         self._fd = fd
@@ -48,12 +56,22 @@ class _Pipe:
 
     def _wait_ready(self) -> None:
         self.check_killed()
+        began, long = time.monotonic(), _LONG
         while not self._poll.poll(_POLL):
             self.check_killed()
+            if time.monotonic() - began >= long:
+                _LOG.warning(
+                    "%s has %s, or the pool is suspended: see zpool status -x",
+                    self.name,
+                    self.silence.format(figures.duration(long)),
+                )
+                long *= 2
 
 
 class SendStream(_Pipe):
     """What ``zfs send`` writes. ``bytes_read`` counts it; ``ended``: all of it was read."""
+
+    silence = "sent nothing for {}: it looks for what changed"
 
     def __init__(self, name: str, fd: int) -> None:
         super().__init__(name, fd, select.POLLIN)
@@ -71,6 +89,8 @@ class SendStream(_Pipe):
 
 class ReceiveStream(_Pipe):
     """What ``zfs receive`` reads. ``bytes_written`` counts it."""
+
+    silence = "taken nothing for {}: it has much to free"
 
     def __init__(self, name: str, fd: int, failure: Callable[[], ZfsError]) -> None:
         super().__init__(name, fd, select.POLLOUT)
