@@ -12,6 +12,7 @@ import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -133,6 +134,26 @@ def test_the_block() -> None:
     assert lines[2] == "  96 MiB of ~480 MiB, 32 MiB/s, ratio 2.0 : 1, about 12 s left"
     assert lines[3] == "  bb        48 MiB stored  2 retries"
     assert lines[4] == "  scaleway     0 B stored  left out: quota ?[31mexceeded"
+
+
+@pytest.mark.parametrize("width", [80, 120])
+def test_the_block_of_a_long_name_and_a_long_trouble(width: int) -> None:
+    """The name takes the lines that it takes; all else stays where it was."""
+    name = f"tank/{'n' * 195}"
+    tally = some(Tally(replace(PLAN, dataset=name), 0.0), 3)
+    tally.provider("bb").stored = 48 * MIB
+    tally.provider("scaleway").dropped = "no route to host, " * 20
+    screen = Console(file=io.StringIO(), width=width)
+    screen.print(draw(tally, 3.0))
+    assert isinstance(screen.file, io.StringIO)
+    lines = [line.rstrip() for line in screen.file.getvalue().splitlines()]
+    assert all(len(line) <= width for line in lines)
+    title, rest = "".join(lines[:-4]), lines[-4:]
+    assert title.replace(" ", "") == f"Backingup{name}@auto-20251123"
+    assert rest[0].endswith("20%  chunk 3 of ~15")
+    assert rest[1] == "  96 MiB of ~480 MiB, 32 MiB/s, ratio 2.0 : 1, about 12 s left"
+    assert rest[2] == "  bb        48 MiB stored"
+    assert re.fullmatch(r"  scaleway     0 B stored  left out: no route to host, .*…", rest[3])
 
 
 def work(shown: Progress) -> None:

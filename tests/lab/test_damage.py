@@ -15,8 +15,6 @@ import pytest
 from lab.world import PROVIDERS, World
 from tests.lab.test_chain_restore import get
 
-pytestmark = pytest.mark.gate
-
 MOST = 4096  # of the stored bytes, that a flipped bit is from a chunk's end
 
 
@@ -70,6 +68,7 @@ def flip(path: Path) -> None:
     path.write_bytes(body)
 
 
+@pytest.mark.gate
 @pytest.mark.parametrize("kind", ["filesystem", "volume"])
 def test_what_one_provider_lost_and_the_other_damaged_comes_back(
     world: World, pool: str, kind: str, request: pytest.FixtureRequest
@@ -89,6 +88,7 @@ def test_what_one_provider_lost_and_the_other_damaged_comes_back(
     assert re.search(rf"two failed at .*{two[2].name} .*going on with one", ran.stderr)
 
 
+@pytest.mark.gate
 def test_what_is_refused_before_zfs_receives_anything(
     world: World, data: str, tmp_path: Path
 ) -> None:

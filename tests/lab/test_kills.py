@@ -1,14 +1,15 @@
-"""What of the fault matrix is to be in the gate; test_faults.py has all of it.
-
-Not yet: it found an internal error at its first run there, and is to run some hundred times first.
-"""
+"""What of the fault matrix is in the gate; test_faults.py has all of it."""
 
 from __future__ import annotations
+
+import pytest
 
 from lab.faults.report import Score
 from lab.faults.subjects import SUBJECTS
 from lab.world import World
 from tests.lab.test_faults import check, interrupt
+
+pytestmark = pytest.mark.gate
 
 ENOUGH = 20
 

@@ -123,6 +123,8 @@ zfs create -o offsite:backup=on {data}/off/on
 zfs create -s -V 16M -o volblocksize=16k {data}/vol
 zfs snapshot {data}/a@clonable
 zfs clone {data}/a@clonable {data}/clone
+zfs snapshot {data}/vol@clonable
+zfs clone {data}/vol@clonable {data}/vol-clone
 for d in {data} {data}/a {data}/off/on {data}/clone; do echo $d > /$d/file; done
 echo deep > /{pool}-special/file
 sync
@@ -319,11 +321,14 @@ def test_a_tree_comes_back_whole(world: World, pool: str) -> None:
     assert world.exists(f"{target}@hourly")
     done = world.offsite("--restore", data, "-R", "--as", target, "--json").json
     assert done["failed"] == {}
-    assert done["notes"] == [f"{data}/clone was a clone and is a dataset of its own now"]
+    assert done["notes"] == [
+        f"{data}/{name} was a clone and is a dataset of its own now"
+        for name in ("clone", "vol-clone")
+    ]
     world.machine.run("zfs", "snapshot", "-r", f"{target}@daily")
     again = world.offsite("--restore", data, "-R", "--as", target, "--json").json
     assert {(one["updated"], one["chunks"]) for one in again["restores"]} == {(True, 0)}
-    below = ["", "/a", "/a/deep", "/clone", "/off", "/off/on", "/vol"]
+    below = ["", "/a", "/a/deep", "/clone", "/off", "/off/on", "/vol", "/vol-clone"]
     assert names_below(world, target) == below
     mounted = world.machine.run("zfs", "list", "-Ho", "mounted", "-r", target).stdout.split()
     assert "yes" not in mounted
@@ -339,7 +344,7 @@ def test_a_tree_comes_back_whole(world: World, pool: str) -> None:
             asked = [f"{target}/vol", f"{data}/vol"]
         one, other = world.machine.run("zfs", "get", "-Hpo", "value", name, *asked).stdout.split()
         assert one == other != "0"
-    filesystems = [target + name for name in below if name not in {"/off", "/vol"}]
+    filesystems = [target + name for name in below if name not in {"/off", "/vol", "/vol-clone"}]
     wanted = ("zfs", "get", "-Ho", "source", "canmount", *filesystems)
     assert {*world.machine.run(*wanted).stdout.split()} == {"default"}
     world.machine.script(f"dd if=/dev/urandom of=/{target}/mine bs=64k count=1; sync")
@@ -349,21 +354,22 @@ def test_a_tree_comes_back_whole(world: World, pool: str) -> None:
     assert "is called @t" in refused.stderr
 
 
+@pytest.mark.gate
 def test_into_another_pool_and_on_from_there(world: World, pool: str) -> None:
     """The pool moves to a new machine's, lives on there, and is backed up in increments."""
     other = f"{pool}other"
     world.machine.script(SMALL.format(data=f"{pool}/data", pool=pool))
     backup(world, f"{pool}@s")
-    names = ("", "/a", "/off/on", "/clone", "/vol")
+    names = ("", "/a", "/off/on", "/clone", "/vol", "/vol-clone")
     before = [world.content(f"{pool}/data{name}") for name in names]
     world.machine.make_pool(other)
     back = f"{other}/from-{pool}/data"
     try:
         restore = ("--restore", pool, "--as", f"{other}/from-{pool}")
         done = world.offsite(*restore, "--json").json
-        assert (done["failed"], len(done["restores"])) == ({}, 7)
+        assert (done["failed"], len(done["restores"])) == ({}, 8)
         assert [world.content(back + name) for name in names] == before
-        assert get(world, f"{back}/clone", "origin") == "-"
+        assert [get(world, f"{back}{name}", "origin") for name in names] == ["-"] * len(names)
         world.machine.script(f"echo more > /{back}/a/more; rm /{back}/a/file; sync")
         after = world.facts(f"{back}/a")
         (again,) = backup(world, f"{back}/a@next")["backups"]

@@ -163,6 +163,9 @@ def test_a_filesystem_after_two_interruptions_is_one_and_the_same_stream(
     assert done["sent_bytes"] < 0.8 * len(whole)
     assert stream_stored(world, tmp_path / "recipe", world.home / "one") == whole
     assert tree(world.home / "one") == tree(world.home / "two")
+    file = tmp_path / "file"
+    world.offsite("--restore", data, "--to-file", str(file))
+    assert file.read_bytes() == whole
     world.offsite("--restore", data, "--as", f"{pool}/back")
     if kind != "encrypted":
         assert world.facts(f"{pool}/back") == before
@@ -185,8 +188,11 @@ def test_a_volume(world: World, pool: str, tmp_path: Path) -> None:
 # How the dataset is made, and what zfs send is to be asked for.
 STREAMS = {
     "increment": ((), ("-L", "-i", "@s0")),
+    "compressed increment": (("-o", "compression=zstd"), ("-Lc", "-i", "@s0")),
+    "increment from a bookmark": ((), ("-L", "-i", "#mark")),
     "raw increment": (("key",), ("-w", "-i", "@s0")),
     "volume increment": (("-V", "24M", "-o", "volblocksize=16K"), ("-L", "-i", "@s0")),
+    "raw volume": (("-V", "24M", "-o", "volblocksize=16K", "key"), ("-w",)),
     "sent in the clear": (("key",), ("-L",)),
     "renamed meanwhile": ((), ("-L",)),
 }
@@ -199,12 +205,15 @@ def test_other_streams_after_an_interruption_are_one_and_the_same(
     options, send = STREAMS[kind]
     data, target = f"{pool}/data", f"{pool}/back"
     settings = {"SEND_RAW": "no"} if kind == "sent in the clear" else {}
-    world.machine.run("zfs", "create", *(create_key(world) if "key" in options else options), data)
+    key = create_key(world) if "key" in options else []
+    world.machine.run("zfs", "create", *key, *(one for one in options if one != "key"), data)
     place = world.device(data) if "-V" in options else f"/{data}/noise"
     write = f"dd if=/dev/urandom of={place} bs=1M conv=fsync,notrunc 2>/dev/null"
     if "-i" in send:
         world.machine.script(f"{write} count=2")
         finish(world, f"{data}@s0", **settings)
+    if "#mark" in send:
+        world.machine.script(f"zfs bookmark {data}@s0 {data}#mark; zfs destroy {data}@s0")
     world.machine.script(f"{write} count=7 seek=1")
     interrupt(world, f"{data}@s", signal.SIGKILL, settings=settings)
     whole = sent(world, *send, f"{data}@s")

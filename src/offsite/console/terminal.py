@@ -149,8 +149,13 @@ def movement(tally: Tally, now: float) -> str:
 
 def _trouble(one: ProviderTally) -> Text:
     if one.dropped:
-        return Text(f"left out: {figures.printable(one.dropped)}", "bold red", overflow="ellipsis")
+        return _line(f"left out: {figures.printable(one.dropped)}", "bold red")
     retries = f"{one.retries} {'retry' if one.retries == 1 else 'retries'}" if one.retries else ""
     if one.trouble:
-        return Text(f"{retries}, {figures.printable(one.trouble)}", "yellow", overflow="ellipsis")
-    return Text(retries, "dim")
+        return _line(f"{retries}, {figures.printable(one.trouble)}", "yellow")
+    return _line(retries, "dim")
+
+
+def _line(text: str, style: str) -> Text:
+    """As much of it as fits: it is told in full in a line of its own, or when the run ends."""
+    return Text(text, style, no_wrap=True, overflow="ellipsis")
