@@ -94,8 +94,12 @@ def test_what_is_refused_before_zfs_receives_anything(
 ) -> None:
     target = f"{data}-back"
 
+    restore = ("--restore", data, "--as", target, "--verbose")  # the log has each command
+
     def refused(status: int) -> str:
-        ran = world.offsite("--restore", data, "--as", target, status=status)
+        ran = world.offsite(*restore, status=status)
+        assert "zfs receive" not in ran.log
+        assert "zfs list" in ran.log
         assert not world.exists(target)
         assert "HINT: " in ran.stderr
         return ran.stderr
@@ -120,6 +124,11 @@ def test_what_is_refused_before_zfs_receives_anything(
     ours = [manifest(world, name) for name in PROVIDERS]
     with harmed(ours, lambda path: shutil.copy(forged, path)):
         refused(2)
+        (row,) = world.offsite("--list", "--json").json["backups"]
+        assert (row["complete"], row["status"]) == (False, "damaged")
+        assert "another backup" in row["note"]
+    assert "zfs receive" in world.offsite(*restore).log
+    world.machine.run("zfs", "destroy", "-r", target)
     for name in PROVIDERS:  # his own backup, beside ours
         shutil.copytree(tmp_path / "forged", world.home / name, dirs_exist_ok=True)
         for path in [*(world.home / name).rglob("manifest.age")]:
