@@ -98,10 +98,10 @@ install_packages() {
     echo "apt-get install ${missing[*]}"
     agree "Install these packages?" || die "not installed: ${missing[*]}"
     as_root apt-get -q -o DPkg::Lock::Timeout=300 update ||
-        die "apt-get update failed" "its own words are above; then run this again"
+        die "apt-get update failed" "its own message is above: put that right, then run this again"
     as_root env DEBIAN_FRONTEND=noninteractive \
         apt-get -q -y -o DPkg::Lock::Timeout=300 install --no-install-recommends "${missing[@]}" ||
-        die "apt-get install failed" "its own words are above; then run this again"
+        die "apt-get install failed" "its own message is above: put that right, then run this again"
 }
 
 install_offsite() {

@@ -23,6 +23,7 @@ from offsite import console, figures, log
 from offsite.console import Display, Output, display, logfile
 from offsite.console import terminal as terminal_module
 from offsite.console.logfile import Lines
+from offsite.console.streams import Screen
 from offsite.console.tally import Tally
 from offsite.console.terminal import Terminal, draw, movement, position
 from offsite.progress import ChunkDone, Plan, Progress
@@ -258,6 +259,37 @@ def test_a_full_disk_does_not_stop_the_work() -> None:
     )
 
 
+def test_a_terminal_that_is_closed_while_it_is_drawn_on() -> None:
+    """By rich's thread, or ours: what the buffer holds and all the rest go nowhere."""
+    ours, theirs = pty.openpty()
+    with os.fdopen(theirs, "w") as file:
+        screen = Screen(file=file, force_terminal=True, highlight=False)
+        shown = Terminal(screen, threading.Lock(), time.monotonic, logging.INFO)
+        shown.begin(Tally(PLAN, 0.0))
+        shown.changed()
+        assert shown._live is not None
+        os.close(ours)
+        shown._live.refresh()
+        shown.line(logging.INFO, "more")
+        shown.close()
+        assert str(Path(f"/proc/self/fd/{file.fileno()}").readlink()) == os.devnull
+
+
+def test_a_pipe_that_nobody_reads_any_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rich itself would end the process."""
+    ours, theirs = os.pipe()
+    os.close(ours)
+    with os.fdopen(theirs, "w") as file:
+        monkeypatch.setattr(sys, "stderr", file)
+        shown = Terminal(Screen(), threading.Lock(), time.monotonic, logging.INFO)
+        shown.line(logging.WARNING, "a worry")
+        lines = Lines(
+            file, guard=threading.Lock(), clock=time.monotonic, threshold=0, stamped=False
+        )
+        lines.line(logging.WARNING, "another one")
+        assert str(Path(f"/proc/self/fd/{file.fileno()}").readlink()) == os.devnull
+
+
 def test_records_of_the_package_are_shown(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -449,7 +481,7 @@ def on_screen(screen: Terminal) -> str:
 
 
 def terminal() -> Terminal:
-    console = Console(file=io.StringIO(), force_terminal=True, width=90)
+    console = Screen(file=io.StringIO(), force_terminal=True, width=90)
     return Terminal(console, threading.Lock(), time.monotonic, logging.INFO)
 
 

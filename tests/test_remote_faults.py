@@ -33,7 +33,7 @@ MIB = 1 << 20
 FOREVER = 300.0  # seconds
 BODY = memoryview(os.urandom(4 * MIB))
 DIGESTS = {kind: hashlib.new(kind, BODY).hexdigest() for kind in ("sha256", "md5")}
-_BROKEN = "connection reset|EOF|broken pipe|use of closed network connection"  # Go's words for it
+BROKEN = "connection reset|EOF|broken pipe|use of closed network connection"  # Go's words for it
 
 
 @pytest.fixture
@@ -72,9 +72,9 @@ def test_passing_faults_are_survived(
 @pytest.mark.parametrize(
     ("fault", "said"),
     [
-        (Fault("reset"), _BROKEN),
+        (Fault("reset"), BROKEN),
         (Fault("503"), "503"),
-        (Fault("cut", after=MIB), _BROKEN),
+        (Fault("cut", after=MIB), BROKEN),
     ],
     ids=["reset", "503", "cut"],
 )

@@ -16,7 +16,8 @@ cd /{dataset}
 for i in $(seq {files}); do
     mkdir apart-$i
     for j in $(seq 40); do : > apart-$i/$j; done
-    dd if=/dev/urandom of=apart-$i/noise bs=1M count={part} 2>/dev/null
+    : > apart-$i/noise # on the same processor: each hands out numbers of its own
+    dd if=/dev/urandom of=apart-$i/noise bs=1M count={part} conv=notrunc 2>/dev/null
 done
 sync
 """

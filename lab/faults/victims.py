@@ -21,7 +21,7 @@ class Victim(StrEnum):
 
     MAIN = "main"
     INTERRUPT = "main-int"  # SIGINT, as ^C; all others get SIGKILL
-    FAMILY = "family"  # main and all that it has started, at once
+    FAMILY = "family"  # main and its children, at once
     WORKER = "worker"
     RCLONE = "rclone"
     SSH = "ssh"
@@ -138,12 +138,17 @@ def kill(victim: Victim, main: int, machine: Machine, rng: random.Random) -> boo
 
 
 def _kill_family(main: int) -> bool:
-    """As the kernel ends a cgroup that is out of memory: nobody tidies up after another one."""
+    """As the kernel ends a cgroup that is out of memory: nobody tidies up after another one.
+
+    While the parent is stopped it takes no leave of the dead: their ids are nobody else's.
+    """
     us = look_up(main)
     if us is None or not _signal(us, signal.SIGSTOP):
         return False
-    for child in children(main):
-        _signal(child, signal.SIGKILL)
+    for _ in range(2):  # it may just have started one
+        for child in children(main):
+            with suppress(ProcessLookupError):
+                os.kill(child.pid, signal.SIGKILL)
     return _signal(us, signal.SIGKILL)
 
 

@@ -233,7 +233,7 @@ def test_one_provider_failing_is_partial_success(world: World, data: str) -> Non
 
 def test_a_send_that_dies_never_becomes_a_backup(world: World, data: str) -> None:
     # More than all buffers on the way take: zfs must still be sending.
-    world.machine.script(f"dd if=/dev/urandom of=/{data}/more bs=1M count=32 2>/dev/null; sync")
+    world.machine.script(f"dd if=/dev/urandom of=/{data}/more bs=1M count=64 2>/dev/null; sync")
     running = world.start("--backup", f"{data}@cut", RCLONE_FLAGS="--bwlimit 500k")
     wait_for(lambda: any((world.home / "one").rglob("chunk-*")))
     world.machine.script("kill -9 $(pidof zfs)")

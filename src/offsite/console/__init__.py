@@ -21,7 +21,7 @@ from rich.text import Text
 from offsite import figures, log, process
 from offsite.console import logfile
 from offsite.console.logfile import Lines
-from offsite.console.streams import may_be_gone
+from offsite.console.streams import Screen, may_be_gone
 from offsite.console.tally import Tally
 from offsite.console.terminal import Terminal
 from offsite.progress import ChunkDone, Plan
@@ -199,7 +199,7 @@ def _sinks(
         least = logging.DEBUG if output.verbose else logging.WARNING
         return (lines(sys.stderr, least, stamped=False),)
     if sys.stdout.isatty() and not process.is_background(sys.stdout.fileno()):
-        console = Console(stderr=output.json, highlight=False)
+        console = Screen(stderr=output.json, highlight=False)
         return (Terminal(console, guard, time.monotonic, output.threshold),)
     try:
         path, stream = logfile.create(home, *journal)

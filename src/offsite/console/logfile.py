@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TextIO
 
 from offsite import figures
+from offsite.console.streams import may_be_gone
 from offsite.console.tally import Tally
 from offsite.console.terminal import movement
 from offsite.log import level_name
@@ -91,9 +92,9 @@ class Lines:
             if self._stream is None:
                 return
             try:
-                self._stream.write(text)
-                self._stream.flush()
-            except OSError as error:
-                # A full disk or a closed pipe must not end a backup.
+                with may_be_gone(self._stream):
+                    self._stream.write(text)
+                    self._stream.flush()
+            except OSError as error:  # a full disk must not end a backup
                 self._stream, self._fallback = self._fallback, None
                 self._write(f"WARNING: the log goes on here: {error.strerror}\n{text}")

@@ -10,6 +10,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
 
+from rich.console import Console
+
 
 @contextmanager
 def may_be_gone(stream: IO[str]) -> Iterator[None]:
@@ -29,3 +31,11 @@ def may_be_gone(stream: IO[str]) -> Iterator[None]:
 def _is_closed_terminal(error: OSError, stream: IO[str]) -> bool:
     """It says no more that it is one: isatty(3) fails, too. A failing disk has no such file."""
     return error.errno == errno.EIO and stat.S_ISCHR(os.fstat(stream.fileno()).st_mode)
+
+
+class Screen(Console):
+    """A rich console that leaves to us what a reader who has gone away means."""
+
+    def on_broken_pipe(self) -> None:
+        """Rich would end the process here; it calls this while it handles the error."""
+        raise  # noqa: PLE0704

@@ -6,20 +6,28 @@ import logging
 import threading
 from collections.abc import Callable
 
-from rich.console import Console, Group, RenderableType
+from rich.console import Group, RenderableType
 from rich.live import Live
 from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
 from offsite import figures
-from offsite.console.streams import may_be_gone
+from offsite.console.streams import Screen, may_be_gone
 from offsite.console.tally import ProviderTally, Tally
 from offsite.log import HINT, level_name
 
 _STYLES = {logging.WARNING: "yellow", logging.ERROR: "bold red", HINT: "default"}
 _TITLES = {"backup": "Backing up", "restore": "Restoring"}
 _BAR = 32  # columns
+
+
+class _Live(Live):
+    """It draws from a thread of its own, too."""
+
+    def refresh(self) -> None:
+        with may_be_gone(self.console.file):
+            super().refresh()
 
 
 class Terminal:
@@ -30,13 +38,13 @@ class Terminal:
 
     def __init__(
         self,
-        console: Console,
+        console: Screen,
         guard: threading.Lock,
         clock: Callable[[], float],
         threshold: int,
     ) -> None:
         self._console = console
-        self._errors = Console(stderr=True, highlight=False)
+        self._errors = Screen(stderr=True, highlight=False)
         self._guard = guard
         self._clock = clock
         self._threshold = threshold
@@ -61,7 +69,7 @@ class Terminal:
 
     def _draw_from_now_on(self) -> None:
         if self._live is None and self._tallies:
-            live = Live(
+            live = _Live(
                 get_renderable=self._draw,
                 console=self._console,
                 refresh_per_second=8,
@@ -70,8 +78,7 @@ class Terminal:
                 redirect_stderr=False,
             )
             self._live = live
-            with may_be_gone(self._console.file):
-                live.start()
+            live.start()
 
     def chunk(self, *_: object) -> None:
         self.changed()

@@ -27,6 +27,25 @@ _LONG = 600.0  # seconds of waiting that are told, and then twice as many
 _LOG = logging.getLogger(__name__)
 
 
+class _Patience:
+    """Tells of a wait that takes long, and again after twice as long."""
+
+    def __init__(self, who: str, what: str) -> None:
+        self._who, self._what = who, what
+        self._began, self._long = time.monotonic(), _LONG
+
+    def waits(self) -> None:
+        """Still."""
+        if time.monotonic() - self._began < self._long:
+            return
+        _LOG.warning(
+            "%s has %s, or the pool may be suspended: see zpool status -x",
+            self._who,
+            self._what.format(figures.duration(self._long)),
+        )
+        self._long *= 2
+
+
 class _Pipe:
     silence = ""  # what it may mean that nothing comes, or is taken
 
@@ -56,22 +75,16 @@ class _Pipe:
 
     def _wait_ready(self) -> None:
         self.check_killed()
-        began, long = time.monotonic(), _LONG
+        patience = _Patience(self.name, self.silence)
         while not self._poll.poll(_POLL):
             self.check_killed()
-            if time.monotonic() - began >= long:
-                _LOG.warning(
-                    "%s has %s, or the pool is suspended: see zpool status -x",
-                    self.name,
-                    self.silence.format(figures.duration(long)),
-                )
-                long *= 2
+            patience.waits()
 
 
 class SendStream(_Pipe):
     """What ``zfs send`` writes. ``bytes_read`` counts it; ``ended``: all of it was read."""
 
-    silence = "sent nothing for {}: it looks for what changed"
+    silence = "sent nothing for {}; it may have long to look for what changed"
 
     def __init__(self, name: str, fd: int) -> None:
         super().__init__(name, fd, select.POLLIN)
@@ -90,7 +103,7 @@ class SendStream(_Pipe):
 class ReceiveStream(_Pipe):
     """What ``zfs receive`` reads. ``bytes_written`` counts it."""
 
-    silence = "taken nothing for {}: it has much to free"
+    silence = "taken nothing for {}; it may have much to free"
 
     def __init__(self, name: str, fd: int, failure: Callable[[], ZfsError]) -> None:
         super().__init__(name, fd, select.POLLOUT)
@@ -186,8 +199,10 @@ def _check(child: Child, stream: _Pipe, explain: Explain) -> None:
 
 def _wait(child: Child, stream: _Pipe) -> int:
     """A receive may work for minutes after its last byte: wait as long as nobody calls kill()."""
+    patience = _Patience(stream.name, "not ended {} after its last byte; it may have much to do")
     while True:
         stream.check_killed()
+        patience.waits()
         with contextlib.suppress(TimeoutError):
             return child.wait(timeout=1)
 
