@@ -141,6 +141,27 @@ def test_what_a_restore_may_receive_again(
     assert series.score.beyond == beyond
 
 
+@pytest.mark.parametrize(
+    ("verb", "phase", "told", "done"),
+    [
+        ("--restore", Phase.AFTER, "ERROR: tank/b exists; it was not touched", True),
+        ("--restore", Phase.TRANSFER, "ERROR: tank/b exists; it was not touched", False),
+        ("--restore", Phase.AFTER, "ERROR: not enough room", False),
+        ("--backup", Phase.AFTER, "ERROR: tank/b exists; it was not touched", False),
+    ],
+)
+def test_a_restore_that_was_killed_when_it_was_done(
+    tmp_path: Path, verb: str, phase: Phase, told: str, *, done: bool
+) -> None:
+    """The next run finds a dataset that is there; with --update it says that all of it is."""
+    series = nowhere(tmp_path, verb)
+    assert not series._was_done(Ran(2, "", told))
+    series.score.faults.append(Fault(Victim.MAIN, phase, interrupted=True))
+    assert series._was_done(Ran(2, "", told)) == done
+    series.command = (*series.command, "--update")
+    assert not series._was_done(Ran(2, "", told))
+
+
 def journal(home: Path, stored: int, seam: int) -> None:
     """One receipt of so many bytes, in which the last seam ends there."""
     folder = home / ".local/state/offsite/journals"

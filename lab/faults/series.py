@@ -103,8 +103,19 @@ class Series:
             run.kill()
         wait_for(lambda: not victims.of_home(self.world.home))
         self.shared |= run.shared
-        self._judge(run, ran, struck)
+        if not struck and self._was_done(ran):
+            self.command = (*self.command, "--update")  # looks whether all is there, and says so
+        else:
+            self._judge(run, ran, struck)
         return ran
+
+    def _was_done(self, ran: Ran) -> bool:
+        """Whether the run before was killed when all its work was done, but for saying so: of a
+        restore that is whole nothing tells that it was one."""
+        before = self.score.faults[-1:]
+        late = any(each.phase is Phase.AFTER and each.interrupted for each in before)
+        restore = self.command[0] == "--restore" and "--update" not in self.command
+        return late and restore and "exists; it was not touched" in ran.stderr
 
     def _strike(self, run: Run, left: deque[Strike]) -> list[tuple[Victim, Phase]]:
         """Whom we killed, until one of them ends the run."""

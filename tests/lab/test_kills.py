@@ -1,15 +1,14 @@
-"""What of the fault matrix is in the gate; test_faults.py has all of it."""
+"""What of the fault matrix is to be in the gate; test_faults.py has all of it.
+
+Not yet: with the bounds that it has now it is to be struck a thousand times first, without fail.
+"""
 
 from __future__ import annotations
-
-import pytest
 
 from lab.faults.report import Score
 from lab.faults.subjects import SUBJECTS
 from lab.world import World
 from tests.lab.test_faults import check, interrupt
-
-pytestmark = pytest.mark.gate
 
 ENOUGH = 20
 
