@@ -20,6 +20,7 @@ READY = b"lab: ready"  # printed by the guest's recipe/rc
 GREETING_TIMEOUT = 5  # seconds
 END_TIMEOUT = 20  # seconds
 KEEPER = Path(keeper.__file__)
+ENDED = "the guest ended before it answered"
 PORT_TRIES = 5
 
 
@@ -67,7 +68,7 @@ def start(spec: Spec, *, owned: bool) -> Running:
         running.kill()
         if not (died and "host forwarding" in tail(spec.serial)):
             break
-    raise _failed(spec, f"the guest did not answer within {spec.patience:g} s")
+    raise _failed(spec, ENDED if died else f"the guest did not answer within {spec.patience:g} s")
 
 
 def _launch(spec: Spec, *, owned: bool) -> Running:
@@ -110,7 +111,8 @@ def _guest_pid(spec: Spec, child: subprocess.Popen[bytes]) -> int:
             return int((spec.folder / "guest.pid").read_text())
         except FileNotFoundError:
             time.sleep(POLL)
-    raise LabError(f"the guest did not start within {spec.patience:g} s")
+    ended = child.poll() is not None
+    raise LabError(ENDED if ended else f"the guest did not start within {spec.patience:g} s")
 
 
 def _answers(spec: Spec, running: Running) -> bool:
