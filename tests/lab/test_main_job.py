@@ -107,6 +107,25 @@ def holds(world: World, snapshot: str) -> str:
     return world.machine.run("zfs", "holds", "-H", snapshot, check=False).stdout
 
 
+def test_a_killed_run_leaves_nothing_that_hinders_the_next(world: World, data: str) -> None:
+    running = world.start("--backup", f"{data}@killed", RCLONE_FLAGS="--bwlimit 500k")
+    wait_for(lambda: world.receipts() >= 2 or running.poll() is not None)
+    running.kill()
+    running.communicate(timeout=60)
+    assert running.returncode == -signal.SIGKILL
+    wait_for(lambda: not victims.of_home(world.home))
+    ran = world.offsite("--backup", f"{data}@killed", "--json")
+    done = ran.json["backup"]
+    assert done["resumed_chunks"] >= 2
+    assert done["sent_bytes"] < done["stream_bytes"] - (1 << 20)
+    assert holds(world, f"{data}@killed") == ""
+    statuses = [row["status"] for row in world.offsite("--list", "--json").json["backups"]]
+    assert statuses == ["complete"]
+    before = world.facts(data)
+    world.offsite("--restore", data, "--as", f"{data}-back")
+    assert world.facts(f"{data}-back") == before
+
+
 def test_a_second_run_on_the_same_dataset_and_provider_is_refused(world: World, data: str) -> None:
     running = world.start("--backup", f"{data}@first", RCLONE_FLAGS="--bwlimit 500k")
     try:

@@ -78,7 +78,8 @@ class Terminal:
                 redirect_stderr=False,
             )
             self._live = live
-            live.start()
+            with may_be_gone(self._console.file):
+                live.start()
 
     def chunk(self, *_: object) -> None:
         self.changed()
