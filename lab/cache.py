@@ -49,7 +49,7 @@ def building(version: str) -> Iterator[Path]:
     """
     with (root() / f"build-{version}.lock").open("w") as lock:
         if not _locks(lock):
-            say("another process builds this guest; waiting for it (up to 40 minutes)")
+            say(f"another process builds this guest; waiting up to {LONGEST_BUILD} s for it")
             _lock(lock)
         parent = root() / f"scratch-{version}"
         shutil.rmtree(parent, ignore_errors=True)  # only the lock's holder uses it

@@ -182,20 +182,32 @@ class World:
 
     def facts(self, dataset: str) -> str:
         """Hashes, metadata and attributes of all files of a filesystem, mounted if need be."""
-        mounted = self.machine.run("zfs", "get", "-Ho", "value", "mounted", dataset).stdout.strip()
-        if mounted == "no":
+        if self._get(dataset, "mounted") == "no":
             self.machine.run("zfs", "mount", dataset)
         listed = self.machine.run("zfs", "list", "-Ho", "name", "-r", "-d", "1", dataset).stdout
         below = (name.removeprefix(dataset) for name in listed.splitlines()[1:])
         others = " ".join(f"! -path {shlex.quote(f'.{name}')}" for name in below)  # mounted or not
         return self.machine.script(FACTS.format(mountpoint=f"/{dataset}", others=others)).stdout
 
-    def content(self, name: str) -> str:
-        """The same of a filesystem; of a volume, its hash."""
-        kind = self.machine.run("zfs", "get", "-Ho", "value", "type", name).stdout.strip()
-        if kind == "volume":
+    def content(self, name: str, key: str = "") -> str:
+        """The same of a filesystem; of a volume, its hash.
+
+        ``key``: the machine's file with which it is opened if it is locked.
+        """
+        if key and self._get(name, "keystatus") == "unavailable":
+            self.machine.run("zfs", "load-key", "-L", f"file://{key}", name)
+        if self._get(name, "type") == "volume":
             return self.machine.script(f"sha256sum <{self.device(name)}").stdout
         return self.facts(name)
+
+    def _get(self, name: str, wanted: str) -> str:
+        return self.machine.run("zfs", "get", "-Ho", "value", wanted, name).stdout.strip()
+
+    def program(self, name: str, text: str) -> str:
+        """Make a program of our own on the machine: its path."""
+        path = f"/tmp/{name}-{os.getpid()}"  # noqa: S108 - nobody else is on that machine
+        self.machine.run("/bin/sh", "-c", f"cat > {path}; chmod 755 {path}", stdin=text.encode())
+        return path
 
     def receipts(self) -> int:
         """Chunks that all providers have, as the journals tell."""

@@ -168,18 +168,20 @@ def test_several_hosts() -> None:
     assert hint == "it was backed up by: attic, nas"
 
 
+TWO_HISTORIES = [
+    made(10, "old", 900_000, guid=1, created="2026-01-01T00:00:00Z"),
+    made(11, "old-2", 900_100, guid=1, created="2026-01-02T00:00:00Z"),
+    made(12, "new", 40, guid=2, created="2026-01-12T00:00:00Z"),
+    made(13, "new-2", 50, guid=2, created="2026-01-13T00:00:00Z"),
+]
+
+
 def test_a_pool_made_anew_counts_from_the_start() -> None:
     """Transaction groups compare within one pool only; the newer dataset's snapshots are newer."""
-    backups = [
-        made(10, "before", 900_000, guid=1, created="2025-06-01T00:00:00Z"),
-        made(11, "before-2", 900_100, guid=1, created="2025-06-02T00:00:00Z"),
-        made(12, "after", 40, guid=2, created="2026-01-12T00:00:00Z"),
-        made(13, "after-2", 50, guid=2, created="2026-01-13T00:00:00Z"),
-    ]
-    for order in (backups, backups[::-1]):
+    for order in (TWO_HISTORIES, TWO_HISTORIES[::-1]):
         assert chosen(order) == "13"
         assert chosen(order, "latest-full") == "13"
-        assert chosen(order, "before-2") == "11"
+        assert chosen(order, "old-2") == "11"
 
 
 def test_within_a_dataset_the_clock_counts_for_nothing() -> None:
@@ -264,13 +266,7 @@ def test_the_newest_that_is_not_younger() -> None:
 
 def test_a_moment_of_two_histories_under_one_name() -> None:
     """The pool was made anew, and counts from the start; each moment is of one of them."""
-    backups = [
-        made(10, "old", 900_000, guid=1, created="2026-01-01T00:00:00Z"),
-        made(11, "old-2", 900_100, guid=1, created="2026-01-02T00:00:00Z"),
-        made(12, "new", 40, guid=2, created="2026-01-12T00:00:00Z"),
-        made(13, "new-2", 50, guid=2, created="2026-01-13T00:00:00Z"),
-    ]
-    for order in (backups, backups[::-1]):
+    for order in (TWO_HISTORIES, TWO_HISTORIES[::-1]):
         days = [
             chain.choose(order, repo.DATASET, None, None, datetime(2026, 1, day, 12, tzinfo=UTC)).id
             for day in (1, 2, 11, 12, 13)

@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 
 from tests import repo
-from tests.test_commands import HALFWAY, MONDAY, STREAM, end, home_of_two, start, statuses
+from tests.test_commands import MONDAY, STREAM, end, halfway, home_of_two, start, statuses
 from tests.test_slow_provider import environment
 from tests.whole import TARGET, Home
 
@@ -39,11 +39,9 @@ def closed_halfway(
 
     ``rest``: what brings the second half of the stream.
     """
-    program = home.folder / "halfway"
-    program.write_text(HALFWAY.format(home=home.folder).replace("hold; cat;", f"hold; {rest};"))
     words = ["sh", "-c", f'{setting}; exec "$@"', "sh", sys.executable, "-m", "offsite", *arguments]
     there = {name: value for name, value in environment().items() if name not in UNUSUAL}
-    settings = there | {"TERM": "xterm", "ZFS_COMMAND": f"/bin/sh {program}", **environ}
+    settings = there | {"TERM": "xterm", "ZFS_COMMAND": halfway(home, rest), **environ}
     pid, terminal = pty.fork()
     if pid == 0:
         os.execvpe(words[0], words, settings)  # noqa: S606 - the shell is for its setting alone

@@ -39,15 +39,25 @@ esac
 exec /bin/sh {home}/zfs "$@"
 """
 # Both wait in the middle.
-HALFWAY = """#!/bin/sh
+_HALFWAY = """#!/bin/sh
 hold() {{ touch {home}/begun; until [ -e {home}/go ]; do sleep 0.05; done; }}
 case "$1 $2" in
 "send -nP" | "send -t") ;;
-"send "*) /bin/sh {home}/zfs "$@" | {{ head -c 3000000; hold; cat; }}; exit ;;
-"receive "*) {{ head -c 3000000; hold; cat; }} | /bin/sh {home}/zfs "$@"; exit ;;
+"send "*) /bin/sh {home}/zfs "$@" | {{ head -c 3000000; hold; {rest}; }}; exit ;;
+"receive "*) {{ head -c 3000000; hold; {rest}; }} | /bin/sh {home}/zfs "$@"; exit ;;
 esac
 exec /bin/sh {home}/zfs "$@"
 """
+
+
+def halfway(home: Home, rest: str = "cat") -> str:
+    """A ZFS_COMMAND that makes ``begun`` in the middle of a stream and waits there for ``go``.
+
+    ``rest``: what brings the second half.
+    """
+    program = home.folder / "halfway"
+    program.write_text(_HALFWAY.format(home=home.folder, rest=rest))
+    return f"/bin/sh {program}"
 
 
 @contextmanager
@@ -363,11 +373,10 @@ def test_the_level_of_compression_reaches_what_is_stored(home: Home, tmp_path: P
 
 
 def test_no_temporary_file_holds_any_data(home: Home) -> None:
-    halfway, begun, go = (home.folder / name for name in ("halfway", "begun", "go"))
-    halfway.write_text(HALFWAY.format(home=home.folder))
+    begun, go = home.folder / "begun", home.folder / "go"
     with tempfile.TemporaryDirectory(prefix="offsite-tmp-") as name:
         for arguments in (("--backup", MONDAY), ("--restore", MONDAY, "--as", TARGET)):
-            running = start(*arguments, TMPDIR=name, ZFS_COMMAND=f"/bin/sh {halfway}")
+            running = start(*arguments, TMPDIR=name, ZFS_COMMAND=halfway(home))
             most, looked = 0, 0
             while running.poll() is None:
                 looked += begun.exists()

@@ -26,7 +26,7 @@ case "$*" in
 esac
 """
 TOOLS = (
-    *("awk", "bash", "cat", "cp", "cut", "dirname", "env", "flock", "grep", "id", "mkdir"),
+    *("awk", "bash", "cat", "cp", "cut", "dirname", "env", "flock", "grep", "mkdir"),
     *("mktemp", "nproc", "rm", "sed", "sha256sum", "sh", "sort", "timeout", "touch"),
 )
 PROGRAMS = (
@@ -46,6 +46,10 @@ class Host:
 
     def is_a(self, machine: str) -> None:
         (self.folder / "bin/uname").write_text(f"#!/bin/sh\necho {machine}\n")
+
+    def has_a_user(self) -> None:
+        """Who is not root."""
+        (self.folder / "bin/id").write_text("#!/bin/sh\necho 1000\n")
 
     def has_openzfs(self) -> None:
         (self.folder / "own").touch()
@@ -84,7 +88,9 @@ class Host:
 def host(tmp_path: Path) -> Host:
     fakes = dict.fromkeys(PROGRAMS, "")
     python = PYTHON.format(log=tmp_path / "log", own=tmp_path / "own")
-    fake_system(tmp_path / "bin", uname="echo x86_64", python3=python, **fakes)
+    fakes |= {"uname": "echo x86_64", "id": "echo 0", "python3": python}
+    fakes |= {"sudo": f'touch {tmp_path}/became; exec "$@"'}
+    fake_system(tmp_path / "bin", **fakes)
     for tool in TOOLS:
         if not (tmp_path / "bin" / tool).exists():
             (tmp_path / "bin" / tool).symlink_to(str(shutil.which(tool)))
@@ -206,7 +212,10 @@ case "$*" in *" install "*) printf '#!/bin/sh\\n' > "$there"; chmod +x "$there" 
 """
 
 
-def test_what_is_missing_is_installed_and_told(host: Host) -> None:
+@pytest.mark.parametrize("who", ["root", "user"])
+def test_what_is_missing_is_installed_and_told(host: Host, who: str) -> None:
+    if who == "user":
+        host.has_a_user()
     host.without("zstd")
     (host.folder / "bin/apt-get").write_text("#!/bin/sh" + APT.format(log=host.folder / "apt"))
     (host.folder / "bin/chmod").symlink_to(str(shutil.which("chmod")))
@@ -216,7 +225,18 @@ def test_what_is_missing_is_installed_and_told(host: Host) -> None:
     update, install = (host.folder / "apt").read_text().splitlines()
     assert update.endswith(" update")
     assert install.endswith(" install --no-install-recommends zstd")
+    assert (host.folder / "became").exists() == (who == "user")
     assert "Installing" not in host.run("--fast").stdout
+
+
+def test_a_user_without_sudo_is_told(host: Host) -> None:
+    host.has_a_user()
+    host.without("sudo")
+    host.without("zstd")
+    done = host.run("--fast")
+    assert done.returncode == 1
+    assert done.stderr.startswith("ERROR: this needs root: ")
+    assert done.stderr.endswith("\nHINT: become root, or install sudo\n")
 
 
 @pytest.mark.parametrize("step", ["update", "install"])

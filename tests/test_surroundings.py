@@ -21,12 +21,12 @@ from offsite.zfs import pipes
 from tests import repo
 from tests.programs import fake_system, needs
 from tests.test_commands import (
-    HALFWAY,
     MONDAY,
     STREAM,
     WAITING,
     bound_by_modes,
     end,
+    halfway,
     home_of_two,
     start,
     statuses,
@@ -306,9 +306,7 @@ def test_a_zfs_that_waits_for_long_is_told_of(
     """As if ten minutes had passed. A pool that is suspended looks no other way."""
     if arguments == RESTORE:
         home.offsite("--backup", MONDAY, "--provider", "one")
-    halfway = home.folder / "halfway"
-    halfway.write_text(HALFWAY.format(home=home.folder))
-    monkeypatch.setenv("ZFS_COMMAND", f"/bin/sh {halfway}")
+    monkeypatch.setenv("ZFS_COMMAND", halfway(home))
     monkeypatch.setattr(pipes, "_LONG", 0.2)
 
     def logged() -> bool:
@@ -332,9 +330,7 @@ def test_a_zfs_that_waits_for_long_is_told_of(
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_a_signal_stops_a_restore_and_says_what_is_kept(home: Home, number: int) -> None:
     end(start("--backup", MONDAY))
-    halfway = home.folder / "halfway"
-    halfway.write_text(HALFWAY.format(home=home.folder))
-    running = start(*RESTORE, ZFS_COMMAND=f"/bin/sh {halfway}")
+    running = start(*RESTORE, ZFS_COMMAND=halfway(home))
     try:
         repo.wait_for((home.folder / "begun").exists)
         running.send_signal(number)

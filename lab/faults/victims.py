@@ -108,12 +108,13 @@ def shared_files(family: list[Process]) -> set[Path]:
     return found
 
 
-# A shell function: the ids of the zfs processes that send or receive a stream.
+# A shell function: the ids of the zfs processes that send or receive a stream, of all or of those
+# whose command line has this text: on the user's own OpenZFS others are at work, too.
 STREAMS = """
 streams() {
     for pid in $(pidof zfs); do
         case $(tr '\\0' ' ' </proc/$pid/cmdline) in
-        "zfs send "* | "zfs receive "*) echo $pid ;;
+        "zfs send "*"$1"* | "zfs receive "*"$1"*) echo $pid ;;
         esac
     done
 }

@@ -14,7 +14,7 @@ from lab.faults import matrix
 from lab.faults.victims import STREAMS
 from lab.world import PROVIDERS, World, remotes, wait_for
 from tests.lab.disks import disk_of
-from tests.lab.test_resume import check_clean, command, log_of, taken_in
+from tests.lab.test_resume import check_clean, log_of, taken_in
 
 DISK = 16  # MiB
 STILL = 75  # seconds
@@ -127,7 +127,7 @@ def test_a_receive_that_stands_still(world: World, pool: str) -> None:
     world.fill(data, noise=24)
     stored = world.offsite("--backup", f"{data}@s", "--json").json["backup"]["stored_bytes"]
     restore = ("--restore", data, "--as", target, "--json")
-    ran = world.offsite(*restore, status=0, **command(world, "still", STANDS_STILL))
+    ran = world.offsite(*restore, status=0, ZFS_COMMAND=world.program("still", STANDS_STILL))
     back = ran.json["restore"]
     assert back["seconds"] > STILL
     assert sum(back["providers"].values()) <= 1.05 * stored

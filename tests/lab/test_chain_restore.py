@@ -17,6 +17,7 @@ from lab.world import World, wait_for
 from tests.lab.test_resume import log_of
 
 MARK = "offsite:restoring"
+KEY = "/tmp/chain-key"  # on the machine
 # rclone saves up to 4 MiB while it has nothing to do: at this rate none of that is there yet.
 SLOW = {"RCLONE_FLAGS": "--bwlimit 300k"}
 
@@ -148,8 +149,8 @@ def test_a_lost_link_is_named_and_what_can_be_restored_instead(
 def test_chains_of_other_kinds(world: World, pool: str, kind: str) -> None:
     source, target = f"{pool}/{kind}", f"{pool}/back"
     make = {
-        "encrypted": f"dd if=/dev/urandom of=/tmp/chain-key bs=32 count=1 2>/dev/null\nzfs create"
-        f" -o encryption=on -o keyformat=raw -o keylocation=file:///tmp/chain-key {source}",
+        "encrypted": f"dd if=/dev/urandom of={KEY} bs=32 count=1 2>/dev/null\nzfs create"
+        f" -o encryption=on -o keyformat=raw -o keylocation=file://{KEY} {source}",
         "volume": f"zfs create -V 16M {source}",
     }
     world.machine.script(make[kind])
@@ -172,31 +173,27 @@ def test_chains_of_other_kinds(world: World, pool: str, kind: str) -> None:
     assert done["resumed_chunks"] >= 2
     assert snapshots(world, target) == ["a", "b", "c"]
     check_done(world, target)
-    assert content(world, target) == there["c"]
+    assert world.content(target, KEY) == there["c"]
     for name in "ab":
         point = f"{pool}/at-{name}"
         restored(world, f"{source}@{name}", "--as", point)
         if name == "b":  # what was looked at is in use, and may have been written to
-            assert content(world, point) == there[name]
+            assert world.content(point, KEY) == there[name]
             continue
         done = restored(world, source, "--as", point, "--update")
         assert [one["snapshot"] for one in done["chain"]] == ["b", "c"]
-        assert content(world, point) == there["c"]
+        assert world.content(point, KEY) == there["c"]
         restored(world, f"{source}@a", "--as", f"{point}-too")
-        assert content(world, f"{point}-too") == there["a"]
+        assert world.content(f"{point}-too", KEY) == there["a"]
     guid = get(world, source, "guid")
     done = restored(world, f"{source}@b", "--replace", "--yes")
-    assert (get(world, done["kept"], "guid"), content(world, done["kept"])) == (guid, there["c"])
-    assert content(world, source) == there["b"]
+    assert (get(world, done["kept"], "guid"), world.content(done["kept"], KEY)) == (
+        guid,
+        there["c"],
+    )
+    assert world.content(source, KEY) == there["b"]
     if kind == "encrypted":
         assert get(world, source, "encryptionroot") == source
-
-
-def content(world: World, name: str) -> str:
-    """Of a dataset whose key may have to be loaded first."""
-    if get(world, name, "keystatus") == "unavailable":
-        world.machine.run("zfs", "load-key", "-L", "file:///tmp/chain-key", name)
-    return world.content(name)
 
 
 # --- interruptions --------------------------------------------------------------------------------
@@ -416,14 +413,14 @@ def test_replace_goes_on_after_any_interruption(world: World, data: str) -> None
 
 
 def test_a_dataset_in_use_is_not_replaced(world: World, data: str) -> None:
-    command = world.machine.command("/bin/sh", "-c", f"cd /{data}; echo there; exec sleep 100")
+    command = world.machine.command("/bin/sh", "-c", f"cd /{data}; echo $$; exec sleep 100")
     with subprocess.Popen(command, stdout=subprocess.PIPE) as user:
+        assert user.stdout is not None
+        pid = user.stdout.readline().decode().strip()
         try:
-            assert user.stdout is not None
-            assert user.stdout.readline() == b"there\n"
             refused = restored(world, data, "--replace", "--yes", status=1)
         finally:
-            world.machine.script("kill $(pidof sleep)", check=False)
+            world.machine.run("kill", pid)
             user.wait()
     assert "busy" in refused["error"]
     assert snapshots(world, data) == ["a", "b", "c"]

@@ -137,9 +137,9 @@ def test_what_is_refused_before_zfs_receives_anything(
     assert re.search(r"signed by .*SHA256:", refused(1))
 
 
-def test_a_chunk_swapped_everywhere_never_reaches_zfs(world: World, data: str) -> None:
-    """Of the same size, so that no list of sizes tells it; what came before is kept."""
-    before = world.facts(data)
+@contextmanager
+def swapped(world: World) -> Iterator[set[int]]:
+    """Two chunks of one size in each other's place everywhere: no list of sizes tells it."""
     stored = chunks(world, "one")
     pairs = [
         (first, second)
@@ -150,25 +150,36 @@ def test_a_chunk_swapped_everywhere_never_reaches_zfs(world: World, data: str) -
     first, second = pairs[0]
     bodies = {first.name: second.read_bytes(), second.name: first.read_bytes()}
     everywhere = [path for name in PROVIDERS for path in chunks(world, name) if path.name in bodies]
-    restore = ("--restore", data, "--as", f"{data}-back")
     with harmed(everywhere, lambda path: path.write_bytes(bodies[path.name])):
+        yield {int(name[6:14]) for name in bodies}
+
+
+@pytest.mark.gate
+def test_a_chunk_swapped_everywhere_never_reaches_zfs(world: World, data: str) -> None:
+    """What came before is kept."""
+    before = world.facts(data)
+    restore = ("--restore", data, "--as", f"{data}-back")
+    with swapped(world) as numbers:
         told = world.offsite(*restore, status=1).stderr
         number = wrong(told)  # which of the two is met first is chance
-        assert number in {int(name[6:14]) for name in bodies}
+        assert number in numbers
         assert all(f"{name}: chunk {number} is not the one" in told for name in PROVIDERS)
         assert "HINT: restore another point" in told
         left = world.machine.run("zfs", "list", "-Hrt", "snapshot", f"{data}-back", check=False)
         assert left.stdout == ""
-        # Nor does it take the place of what is there.
-        guid = get(world, data, "guid")
-        world.machine.script(f"echo precious > /{data}/mine; sync")
-        mine = world.facts(data)
-        told = world.offsite("--restore", data, "--replace", "--yes", status=1).stderr
-        assert wrong(told) in {int(name[6:14]) for name in bodies}
-        assert (get(world, data, "guid"), world.facts(data)) == (guid, mine)
     world.offsite(*restore)
     assert world.facts(f"{data}-back") == before
-    done = world.offsite("--restore", data, "--replace", "--yes", "--json").json["restore"]
+
+
+def test_a_chunk_swapped_everywhere_does_not_replace_what_is_there(world: World, data: str) -> None:
+    before, guid = world.facts(data), get(world, data, "guid")
+    world.machine.script(f"echo precious > /{data}/mine; sync")
+    mine = world.facts(data)
+    replace = ("--restore", data, "--replace", "--yes")
+    with swapped(world) as numbers:
+        assert wrong(world.offsite(*replace, status=1).stderr) in numbers
+        assert (get(world, data, "guid"), world.facts(data)) == (guid, mine)
+    done = world.offsite(*replace, "--json").json["restore"]
     assert world.facts(data) == before
     assert get(world, data, "guid") != guid
     assert (get(world, done["kept"], "guid"), world.facts(done["kept"])) == (guid, mine)

@@ -10,7 +10,7 @@ from lab.machine import Machine
 from lab.world import World
 from tests import old_zfs
 from tests.lab.test_chain_restore import check_done, restored
-from tests.lab.test_resume import command, log_of
+from tests.lab.test_resume import log_of
 
 BEFORE_ENCRYPTION = f"""#!/bin/sh
 [ $# -gt 0 ] || {{ cat >&2 <<'END'; exit 2; }}
@@ -119,17 +119,19 @@ def test_a_zfs_of_before_encryption(world: World, pool: str) -> None:
     knows no receive -o: what is cut off between two links goes on all the same."""
     name, back = f"{pool}/plain", f"{pool}/back"
     world.machine.script(f"zfs create {name}; zfs create {name}/below; seq 99 > /{name}/file; sync")
-    old = command(world, "before-encryption", BEFORE_ENCRYPTION)
+    old = world.program("before-encryption", BEFORE_ENCRYPTION)
     for snapshot in "ab":
         world.machine.script(f"cd /{name}; echo {snapshot} | tee more > below/more; sync")
-        done = world.offsite("--backup", f"{name}@{snapshot}", "-R", "--json", status=0, **old).json
+        done = world.offsite(
+            "--backup", f"{name}@{snapshot}", "-R", "--json", status=0, ZFS_COMMAND=old
+        ).json
         assert [one["dataset"] for one in done["backups"]] == [name, f"{name}/below"]
     assert log_of(world).count("knows no encryption (send -w)") == 2
     world.machine.script(": > /tmp/cut-off")
     again = ("--restore", name, "-R", "--as", back, "--json")
-    done = world.offsite(*again, status=3, **old).json
+    done = world.offsite(*again, status=3, ZFS_COMMAND=old).json
     assert list(done["failed"]) == [f"{back}/below"]
-    done = world.offsite(*again, status=0, **old).json
+    done = world.offsite(*again, status=0, ZFS_COMMAND=old).json
     assert done["restores"][1]["resumed_chunks"] == 1
     assert world.facts(back) == world.facts(name)
     assert log_of(world, "restore").count("knows no properties at receive (receive -o)") == 2

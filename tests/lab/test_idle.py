@@ -9,7 +9,6 @@ from typing import Any
 
 from lab.world import QUICK_KEY, World
 from tests.lab.test_chain_restore import get
-from tests.lab.test_resume import command
 
 FLEET = 60  # datasets
 
@@ -77,8 +76,10 @@ def test_an_increment_on_what_is_told_to_be_the_same(world: World, pool: str) ->
     world.machine.script(f"echo 2 > /{root}/b/file; sync")
     assert sent(backup(world, root, "s2"), root) == ["/b"]
     world.machine.script(f"echo 3 > /{root}/a/file; sync")
-    unlogged = command(world, "unlogged", '#!/bin/sh\nexec zfs "$@"\n')  # nobody knows its zpool
-    done = world.offsite("--backup", f"{root}@s3", "-R", "--json", status=0, **unlogged).json
+    unlogged = world.program("unlogged", '#!/bin/sh\nexec zfs "$@"\n')  # nobody knows its zpool
+    done = world.offsite(
+        "--backup", f"{root}@s3", "-R", "--json", status=0, ZFS_COMMAND=unlogged
+    ).json
     assert [(one["dataset"], one["base"]) for one in done["backups"]] == [(f"{root}/a", "s0")]
     target = f"{pool}/back"
     world.offsite("--restore", f"{root}@s3", "-R", "--as", target)

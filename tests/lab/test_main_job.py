@@ -7,6 +7,7 @@ import shutil
 import signal
 import subprocess
 import time
+from datetime import datetime
 from pathlib import Path
 
 import pytest
@@ -49,11 +50,16 @@ def test_backup_to_two_providers_list_and_restore_from_the_second(world: World, 
     assert (row["dataset"], row["snapshot"], row["complete"]) == (data, "monday", True)
     assert (row["chunks"], row["stream_bytes"]) == (done["chunks"], done["stream_bytes"])
     assert row["providers"] == ["one", "two"]
+    assert row["stored_bytes"] == done["stored_bytes"] < row["stream_bytes"]
+    moment = world.machine.run("zfs", "get", "-Hpo", "value", "creation", f"{data}@monday").stdout
+    assert datetime.fromisoformat(row["created"]).timestamp() == int(moment)
 
     shutil.rmtree(world.home / "one")
     latest = ("--restore", f"{data}@latest", "--as", f"{data}-back")
     restored = world.offsite(*latest, "--json").json["restore"]
     assert restored["providers"]["two"] == done["stored_bytes"]
+    mounted = world.machine.run("zfs", "get", "-Ho", "value", "mounted", f"{data}-back").stdout
+    assert mounted == "no\n"
     assert world.facts(f"{data}-back") == before
     assert streams_equal(world, f"{data}@monday", f"{data}-back@monday")
 
@@ -65,6 +71,7 @@ def test_a_dataset_of_as_long_and_odd_a_name_as_may_be(world: World, pool: str) 
     assert len(name) == 200
     world.machine.script(f"zfs create -p '{name}'; echo content > '/{name}/file'")
     world.offsite("--backup", f"{name}@a day:1")
+    world.offsite("--backup", f"{pool}@a day:1", "--no-recursive")
     (row,) = world.offsite("--list", name, "--json").json["backups"]
     assert (row["dataset"], row["snapshot"], row["complete"]) == (name, "a day:1", True)
     world.offsite("--restore", f"{name}@a day:1", "--as", f"{pool}/back")
@@ -83,7 +90,7 @@ def streams_equal(world: World, one: str, other: str) -> bool:
 def test_the_snapshot_is_held_only_while_it_is_sent(world: World, data: str) -> None:
     running = world.start("--backup", f"{data}@held", RCLONE_FLAGS="--bwlimit 500k")
     try:
-        wait_for(lambda: any((world.home / "one").rglob("chunk-*")))
+        wait_for(lambda: world.receipts() >= 1)
         assert "offsite" in holds(world, f"{data}@held")
         destroyed = world.machine.run("zfs", "destroy", f"{data}@held", check=False)
         assert destroyed.status != 0
@@ -94,7 +101,9 @@ def test_the_snapshot_is_held_only_while_it_is_sent(world: World, data: str) -> 
     finally:
         running.kill()
     assert running.returncode == 130
-    assert "chunks are stored" in stderr or "stopped" in stderr
+    told = re.search(rf"stopped; (\d+) chunks are stored, but {data}@held is not backed up", stderr)
+    assert told is not None, stderr
+    assert int(told[1]) > 0
     assert holds(world, f"{data}@held") == ""
     (row,) = world.offsite("--list", "--json").json["backups"]
     assert (row["complete"], row["status"]) == (False, "unfinished")
@@ -255,7 +264,7 @@ def test_a_send_that_dies_never_becomes_a_backup(world: World, data: str) -> Non
     world.machine.script(f"dd if=/dev/urandom of=/{data}/more bs=1M count=64 2>/dev/null; sync")
     running = world.start("--backup", f"{data}@cut", RCLONE_FLAGS="--bwlimit 500k")
     wait_for(lambda: any((world.home / "one").rglob("chunk-*")))
-    world.machine.script("kill -9 $(pidof zfs)")
+    world.machine.script(f"{victims.STREAMS}\nkill -9 $(streams {data}@)")
     _, stderr = running.communicate(timeout=120)
     assert running.returncode == 1
     assert "zfs send" in stderr

@@ -13,7 +13,6 @@ from tests.lab.test_chain_restore import get
 from tests.lab.test_resume import (
     MIB,
     SLOW,
-    command,
     interrupt_restore,
     log_of,
     taken_in,
@@ -587,13 +586,13 @@ exec zfs "$@"
 
 def test_what_failed_does_not_hold_up_the_others(world: World, pool: str) -> None:
     """The next run is of a new moment; and a damaged backup keeps no other from coming back."""
-    bad = command(world, "bad", BAD_ZFS)
+    bad = world.program("bad", BAD_ZFS)
     world.machine.script(f"for d in a b c; do zfs create {pool}/$d; echo $d > /{pool}/$d/f; done")
     world.machine.script(": > /tmp/bad-disk")
-    first = world.offsite("--backup", pool, "--json", status=3, **bad).json
+    first = world.offsite("--backup", pool, "--json", status=3, ZFS_COMMAND=bad).json
     assert list(first["failed"]) == [f"{pool}/b"]
     assert "unreadable blocks" in first["failed"][f"{pool}/b"]
-    second = world.offsite("--backup", pool, "--json", status=3, **bad).json
+    second = world.offsite("--backup", pool, "--json", status=3, ZFS_COMMAND=bad).json
     assert list(second["failed"]) == [f"{pool}/b"]
     # Nothing has changed: one is stored all the same, to tell of the others.
     assert [one["dataset"] for one in second["backups"]] == [pool]

@@ -6,7 +6,6 @@ Streams are kept small and lines slow, so that an interruption strikes while chu
 from __future__ import annotations
 
 import hashlib
-import os
 import shutil
 import signal
 import subprocess
@@ -16,11 +15,13 @@ from typing import Any
 
 import pytest
 
+from lab.faults import victims
 from lab.world import World, recipe, wait_for
 from offsite.indexes import RECEIPTS
 from tests.lab.disks import disk_of
 
 MIB = 1 << 20
+KEY = "/tmp/resume-key"  # on the machine
 # An OpenZFS that cannot resume a send, as before 0.7, at the end of ZFS_COMMAND.
 OLD_ZFS = """#!/bin/sh
 if [ "$1 $2" = "send -t" ]; then echo "invalid option 't'" >&2; exit 2; fi
@@ -128,8 +129,8 @@ def check_clean(world: World, snapshot: str) -> None:
 
 
 def create_key(world: World) -> list[str]:
-    world.machine.run("dd", "if=/dev/urandom", "of=/tmp/resume-key", "bs=32", "count=1")
-    location = "keylocation=file:///tmp/resume-key"
+    world.machine.run("dd", "if=/dev/urandom", f"of={KEY}", "bs=32", "count=1")
+    location = f"keylocation=file://{KEY}"
     return ["-o", "encryption=on", "-o", "keyformat=raw", "-o", location]
 
 
@@ -231,16 +232,8 @@ def test_other_streams_after_an_interruption_are_one_and_the_same(
     stored = stream_stored(world, tmp_path / "recipe", world.home / "one", done["backup_id"])
     assert stored == whole
     world.offsite("--restore", begun, "--as", target)
-    assert content(world, target) == content(world, data)
+    assert world.content(target, KEY) == world.content(data, KEY)
     check_clean(world, f"{data}@s")
-
-
-def content(world: World, dataset: str) -> str:
-    """Of a volume, or of a filesystem, whose key is loaded if it has one."""
-    status = world.machine.run("zfs", "get", "-Ho", "value", "keystatus", dataset).stdout
-    if status == "unavailable\n":
-        world.machine.run("zfs", "load-key", "-L", "file:///tmp/resume-key", dataset)
-    return world.content(dataset)
 
 
 def test_another_machine_goes_on_with_nothing_but_remote_and_keys(
@@ -267,19 +260,12 @@ def test_another_machine_goes_on_with_nothing_but_remote_and_keys(
 # --- backup: re-send and compare ------------------------------------------------------------------
 
 
-def command(world: World, name: str, text: str) -> dict[str, str]:
-    """A zfs command of our own on the machine."""
-    path = f"/tmp/{name}-{os.getpid()}"
-    world.machine.run("/bin/sh", "-c", f"cat > {path}; chmod 755 {path}", stdin=text.encode())
-    return {"ZFS_COMMAND": path}
-
-
 def test_a_zfs_that_cannot_resume_sends_again_and_nothing_is_stored_twice(
     world: World, data: str
 ) -> None:
     interrupt(world, f"{data}@s", signal.SIGKILL, more=4)
     early = tree(world.home / "one")
-    done = finish(world, f"{data}@s", **command(world, "old", OLD_ZFS))
+    done = finish(world, f"{data}@s", ZFS_COMMAND=world.program("old", OLD_ZFS))
     assert "(re-send and compare)" in log_of(world)
     assert done["sent_bytes"] == done["stream_bytes"]
     late = tree(world.home / "one")
@@ -291,7 +277,7 @@ def test_a_zfs_that_cannot_resume_sends_again_and_nothing_is_stored_twice(
 
 def test_a_stream_that_differs_is_stored_anew_from_there_on(world: World, data: str) -> None:
     interrupt(world, f"{data}@s", signal.SIGKILL, more=6)
-    done = finish(world, f"{data}@s", **command(world, "other", OTHER_ZFS))
+    done = finish(world, f"{data}@s", ZFS_COMMAND=world.program("other", OTHER_ZFS))
     assert "The stream is another one from chunk" in log_of(world)
     assert done["sent_bytes"] == done["stream_bytes"]
     world.offsite("--restore", data, "--as", f"{data}-back")
@@ -474,7 +460,7 @@ def test_a_restore_goes_on_and_fetches_only_the_rest(world: World, pool: str, ki
     running.communicate(timeout=60)
     wait_for(lambda: len(token_of(world, target)) > 1)
     running = interrupt_restore(world, data, target, "--provider", "two")
-    world.machine.script("kill -9 $(pidof zfs)", check=False)
+    world.machine.script(f"{victims.STREAMS}\nkill -9 $(streams {target})", check=False)
     _, stderr = running.communicate(timeout=60)
     assert running.returncode == 1, stderr
     ran = world.offsite("--restore", data, "--as", target, "--json").json["restore"]
@@ -483,9 +469,7 @@ def test_a_restore_goes_on_and_fetches_only_the_rest(world: World, pool: str, ki
     assert log_of(world, "restore").count(f"Resuming restore to {target}") == 2
     assert ran["resumed_chunks"] >= 4
     assert token_of(world, target) == "-"
-    if kind == "encrypted":
-        world.machine.run("zfs", "load-key", "-L", "file:///tmp/resume-key", target)
-    assert world.facts(target) == before
+    assert world.content(target, KEY) == before
 
 
 def test_a_receive_that_still_works_for_a_killed_run_is_waited_for(world: World, data: str) -> None:
@@ -493,8 +477,8 @@ def test_a_receive_that_still_works_for_a_killed_run_is_waited_for(world: World,
     target = f"{data}-back"
     before = world.facts(data)
     finish(world, f"{data}@s")
-    slow = command(world, "slow", SLOW_TO_END)
-    running = interrupt_restore(world, data, target, **slow)
+    slow = world.program("slow", SLOW_TO_END)
+    running = interrupt_restore(world, data, target, ZFS_COMMAND=slow)
     running.send_signal(signal.SIGKILL)
     running.communicate(timeout=60)
     early = token_of(world, target)

@@ -75,6 +75,8 @@ class _Pipe:
 
     def _wait_ready(self) -> None:
         self.check_killed()
+        if self._poll.poll(0):
+            return
         patience = _Patience(self.name, self.silence)
         while not self._poll.poll(_POLL):
             self.check_killed()
