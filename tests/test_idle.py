@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -27,7 +27,8 @@ from tests.whole import Home
 
 USAGE = Path(__file__).parent / "usages" / "linux-2.3.2.txt"
 # ``tree``: the datasets as zfs lists them; ``states``: what is in each now (a number); ``set``: the
-# properties that are set; ``made``: snapshots as zfs lists them, and the state that each has.
+# properties that are set; ``salts``: of the datasets' keys; ``made``: snapshots as zfs lists them,
+# and the state that each has.
 _ZFS = """\
 #!/bin/sh
 printf '%s\\n' "$*" >> '{folder}/calls'
@@ -79,6 +80,8 @@ case "$*" in
             print $1 "\\tguid\\t" guid[$1]; print $1 "\\twritten@" old "\\t" written }}
         END {{ exit bad }}' made - ;;
 "get -r -t filesystem,volume -s "*) cat set ;;
+"get "*" -pHo name,value pbkdf2salt "*) [ -e salts ] || exit 2; cat salts ;;
+"get -pHo name,value pbkdf2salt "*) grep "^$name	" salts ;;
 "get -r "*) ;;
 "receive "*) printf '%s\\t%s\\n' "$name" "$(cut -c 1-9 | wc -c)" >> received; cat > /dev/null ;;
 "get -Ho value "* | "get -s "* | "get -pHo value "*) echo - ;;
@@ -125,14 +128,22 @@ class Fleet:
         home.configure(ONE_REMOTE="/one", TWO_REMOTE="/two")
         for name in ("bad", "made", "set"):
             (self.folder / name).touch()
-        rows = [
-            f"{name}\t{number}\tfilesystem\tlz4\t0\t0\toff\t-\n"
-            for number, name in enumerate(self.names, 1)
-        ]
-        (self.folder / "tree").write_text("".join(rows))
+        self.encrypt(())
         (self.folder / "stream").write_bytes(repo.stream(0, [repo.noise(2000)]))
         self.states = dict.fromkeys(self.names, 0)
         self.change()
+
+    def encrypt(self, names: Collection[str]) -> None:
+        rows = [
+            f"{name}\t{number}\tfilesystem\tlz4\t0\t0\t{'on' if name in names else 'off'}\t-\n"
+            for number, name in enumerate(self.names, 1)
+        ]
+        (self.folder / "tree").write_text("".join(rows))
+
+    def has_salts(self, **salts: int) -> None:
+        """From now on, by the last part of a dataset's name."""
+        rows = [f"{name}\t{salts.get(name.rpartition('/')[2], 0)}\n" for name in self.names]
+        (self.folder / "salts").write_text("".join(rows))
 
     def fail(self, name: str) -> None:
         """From now on nothing of this dataset can be sent."""
@@ -303,6 +314,31 @@ def test_a_property_that_changed(fleet: Fleet) -> None:
     # Who could tell what this is, and whose?
     fleet.set(row.format("y\ntank/c\torg:note\tz"))
     assert sent(fleet.backup("s4")) == ["tank", "tank/a", "tank/c"]
+
+
+def test_a_passphrase_that_changed(fleet: Fleet) -> None:
+    """Of b, and of c, which inherits; that of a key of another format cannot be told."""
+    fleet.encrypt(("tank/a", "tank/b", "tank/c"))
+    fleet.has_salts(b=7, c=7)
+    assert sent(fleet.backup("s0")) == fleet.names
+    assert sent(fleet.backup("s1")) == ["tank/a"]
+    fleet.has_salts(b=8, c=8)
+    assert sent(fleet.backup("s2")) == ["tank/a", "tank/b", "tank/c"]
+    assert sent(fleet.backup("s3")) == ["tank/a"]
+    fleet.has_salts()
+    assert sent(fleet.backup("s4")) == ["tank/a", "tank/b", "tank/c"]
+    (fleet.folder / "salts").unlink()
+    assert sent(fleet.backup("s5")) == ["tank/a", "tank/b", "tank/c"]
+
+
+def test_encrypted_ones_that_go_in_the_clear(fleet: Fleet, monkeypatch: pytest.MonkeyPatch) -> None:
+    fleet.encrypt(("tank/a", "tank/b"))
+    monkeypatch.setenv("SEND_RAW", "no")
+    fleet.backup("s0")
+    fleet.change("tank/b")
+    assert sent(fleet.backup("s1")) == ["tank/b"]
+    monkeypatch.setenv("SEND_RAW", "yes")
+    assert {*sent(fleet.backup("s2"))} >= {"tank/a", "tank/b"}
 
 
 @pytest.mark.parametrize("wish", ["--full", "--intermediate", "--restart"])

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from offsite import marks
+from offsite import marks, meant
 from offsite.errors import UsageError
 from offsite.marks import Kept, Marker
 from offsite.zfs import bookmarks
@@ -80,10 +80,13 @@ def kept(names: str, *providers: str) -> list[Kept]:
 # --- tidying up -----------------------------------------------------------------------------------
 
 
-def tidied(pool: Pool, there: Sequence[Kept], begun: str = "") -> Told:
+def tidied(
+    pool: Pool, there: Sequence[Kept], begun: str = "", providers: Sequence[str] = ALL
+) -> Told:
     heads = [stored(name).manifest.head for name in begun]
     facts = (pool.zfs, DATASET.name, there, heads)
-    marks.tidy(*facts, providers=ALL, host="nas", progress=(told := Told()))
+    told = Told()
+    marks.tidy(*facts, providers=providers, everywhere=ALL, host="nas", progress=told)
     return told
 
 
@@ -99,6 +102,44 @@ def test_what_a_provider_that_fell_behind_stands_on_stays(tmp_path: Path) -> Non
     pool = pool_of(tmp_path, *map(mark, "abcd"))
     tidied(pool, [*kept("bcd", "one"), *kept("a", "two")])
     assert pool.changes == [f"destroy {DATASET.name}#{ours('b')}"]
+
+
+def test_what_a_run_to_one_provider_made_the_next_one_tidies(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And nothing that may be another one's, be it by a later run."""
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+    for name in "bcd":
+        meant.note(marks.short_id(stored(name).id), ["one"], is_new=True)
+    meant.note(marks.short_id(stored("c").id), ["two"], is_new=False)
+    pool = pool_of(tmp_path, *map(mark, "abcde"))
+    tidied(pool, kept("abcde", "one"), providers=["one"])
+    assert pool.changes == [f"destroy {DATASET.name}#{ours('b')}"]
+    again = pool_of(tmp_path, *map(mark, "acde"))
+    tidied(again, kept("abcde", "one"))
+    assert again.changes[1:] == [f"destroy {DATASET.name}#{ours(name)}" for name in "ac"]
+
+
+def test_whom_a_bookmark_was_made_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+    pool = pool_of(tmp_path)
+    facts = (pool.zfs, SNAPSHOTS["e"])
+    short = marks.short_id(stored("e").id)
+
+    def made_for(*providers: str, points: Sequence[Point] = ()) -> None:
+        marker = Marker(*facts, points, host="nas", everywhere=ALL, progress=Told())
+        marker.before(stored("e").id, providers)
+
+    made_for(*ALL)
+    assert meant.recall(short) is None
+    made_for("two", points=[mark("e")])  # who knows for whom else it is
+    assert meant.recall(short) is None
+    made_for("two")
+    assert meant.recall(short) == frozenset({"two"})
+    made_for("one", points=[mark("e")])
+    assert meant.recall(short) == frozenset(ALL)
+    marks.give_up(pool.zfs, E, stored("e").id, providers=ALL, host="nas", progress=Told())
+    assert meant.recall(short) is None
 
 
 def test_holds_are_let_go_of_where_there_is_something_better(tmp_path: Path) -> None:
@@ -161,7 +202,8 @@ def test_nothing_but_a_bookmark_of_ours_is_ever_destroyed(tmp_path: Path, name: 
 
 def marked(pool: Pool, told: Told, *points: Point) -> Marker:
     """Of the snapshot e, before its stream begins."""
-    marker = Marker(pool.zfs, SNAPSHOTS["e"], points, "nas", told)
+    facts = (pool.zfs, SNAPSHOTS["e"], points)
+    marker = Marker(*facts, host="nas", everywhere=ALL, progress=told)
     marker.before(stored("e").id, ALL)
     return marker
 

@@ -15,7 +15,7 @@ from offsite.catalog import Backup
 from offsite.config import Config
 from offsite.errors import IntegrityError
 from offsite.journal import Journal
-from offsite.manifest import SetFacts, Unchanged
+from offsite.manifest import Head, SetFacts, Unchanged
 from offsite.member import Member
 from offsite.remote import Remote
 from offsite.standing import Standing
@@ -67,10 +67,13 @@ def find(
     since = [_since(name, backup, last.get(backup.id)) for name, backup in stand.items()]
     same = changes.unchanged(zfs, label, since)
     now = zfs_properties.set_below(zfs, facts.root) if same else {}
+    raw = any(lineage.is_raw(stand[name].manifest.head) for name in same)
+    salts = zfs_properties.salts(zfs, facts.root, below=True) if raw else {}
     unchanged = {
         name: Unchanged(guid, stand[name].id)
         for name, guid in same.items()
         if properties.are_still(stand[name].manifest, now.get(name, {}))
+        and _opens_as_before(stand[name].manifest.head, salts.get(name, 0))
     }
     recorded = {one.guid for one in told if _is_of(one.by, facts)}
     fresh = tuple(one for one in unchanged.values() if one.snapshot_guid not in recorded)
@@ -84,8 +87,8 @@ def _newest(member: Member, mine: Sequence[Backup], remotes: Sequence[Remote]) -
     """The newest backup, if a new one could only be an empty increment on it, and nothing else is
     to be done for this dataset."""
     wish, config, ours = member.wish, member.config, member.author.documents.fingerprint
-    if wish.full or wish.restart or wish.intermediate or sends_raw(member.dataset, config):
-        return None  # raw: a changed key is no change of the data
+    if wish.full or wish.restart or wish.intermediate:
+        return None
     known = Standing.of(mine, member.dataset, ours)
     if known.unfinished or known.late() or not known.complete:
         return None
@@ -97,11 +100,17 @@ def _newest(member: Member, mine: Sequence[Backup], remotes: Sequence[Remote]) -
         head.dataset.name == member.dataset.name
         and head.snapshot.name != member.names.snapshot
         and head.recipients == ours
-        and not lineage.is_raw(head)
+        and lineage.is_raw(head) == sends_raw(member.dataset, config)
         and names <= {*newest.providers}
         and all(_stands(newest, known.complete, name, config) for name in names)
     )
     return newest if usable else None
+
+
+def _opens_as_before(head: Head, salt: int) -> bool:
+    """A changed key is no change of the data, but goes with them where they go raw. Of a passphrase
+    zfs tells that it is another one; of other keys it does not."""
+    return not lineage.is_raw(head) or head.dataset.pbkdf2salt == salt != 0
 
 
 def _stands(newest: Backup, complete: Iterable[Backup], name: str, config: Config) -> bool:

@@ -54,13 +54,16 @@ def _check_guids(*numbers: int | None) -> None:
 
 
 class DatasetFacts(Struct, frozen=True):
+    """``pbkdf2salt``: of the passphrase that opened it before the stream began, if one did."""
+
     name: DatasetName
     guid: Guid
     type: Literal["filesystem", "volume"]
     encryption: Text = "off"
+    pbkdf2salt: Guid | UnsetType = UNSET
 
     def __post_init__(self) -> None:
-        _check_guids(self.guid)
+        _check_guids(self.guid, None if self.pbkdf2salt is UNSET else self.pbkdf2salt)
 
 
 class SnapshotFacts(Struct, frozen=True):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
+from offsite import meant
 from offsite.errors import OffsiteError, StoppedError
 from offsite.manifest import Head
 from offsite.progress import Progress
@@ -28,13 +29,21 @@ class Kept:
 class Marker:
     """Keeps one snapshot as what the next increment begins at: by a bookmark, else by holds.
 
-    ``points`` are the source's, oldest first.
+    ``points`` are the source's, oldest first. ``everywhere``: the names of all providers.
     """
 
     def __init__(
-        self, zfs: Zfs, snapshot: Snapshot, points: Sequence[Point], host: str, progress: Progress
+        self,
+        zfs: Zfs,
+        snapshot: Snapshot,
+        points: Sequence[Point],
+        *,
+        host: str,
+        everywhere: Collection[str],
+        progress: Progress,
     ) -> None:
         self._zfs, self._snapshot, self._host = zfs, snapshot, host
+        self._points, self._everywhere = {one.full_name for one in points}, everywhere
         self._older = [one for one in points if one.held and one.guid != snapshot.guid]
         self._progress = progress
         self._marked = any(one.is_bookmark and one.guid == snapshot.guid for one in points)
@@ -62,9 +71,12 @@ class Marker:
             self._let_go(zfs, kept.providers)
 
     def _mark(self, zfs: Zfs, backup_id: str, providers: Sequence[str]) -> None:
-        name = self._snapshot.full_name
+        name, mark = self._snapshot.full_name, short_id(backup_id)
+        is_there = bookmarks.ours(self._snapshot.dataset, mark) in self._points
+        if is_there or {*providers} != {*self._everywhere}:
+            meant.note(mark, providers, is_new=not is_there)
         try:
-            bookmarks.make(zfs, name, short_id(backup_id))
+            bookmarks.make(zfs, name, mark)
         except StoppedError:
             raise
         except OffsiteError as error:
@@ -123,6 +135,7 @@ def give_up(
     dataset = snapshot.partition("@")[0]
     try:
         bookmarks.drop_if_there(zfs, bookmarks.ours(dataset, short_id(backup_id)))
+        meant.forget(short_id(backup_id))
         for provider in providers:
             datasets.release(zfs, snapshot, _tag(host, provider))
     except StoppedError:
@@ -138,14 +151,15 @@ def tidy(
     begun: Sequence[Head],
     *,
     providers: Collection[str],
+    everywhere: Collection[str],
     host: str,
     progress: Progress,
 ) -> None:
     """Let go of what no increment to any of ``providers`` would begin at: bookmarks, holds.
 
-    ``providers`` must be all there are: one that was not read may stand on any of them. ``begun``
-    are unfinished backups: where the snapshot is gone, they can be no base any more. All other
-    bookmarks are somebody else's.
+    ``providers`` were read. What a bookmark was made for must be among them, or they all there are
+    (``everywhere``): one that was not read may stand on it. ``begun`` are unfinished backups: where
+    the snapshot is gone, they can be no base any more. All other bookmarks are somebody else's.
     """
     try:
         points = bookmarks.list_points(zfs, dataset)
@@ -154,17 +168,17 @@ def tidy(
     except OffsiteError as error:
         progress.info(f"The bookmarks of {dataset} cannot be listed ({error})")
         return
-    ids = {bookmarks.ours(dataset, short_id(one.head.id)) for one in kept}
+    heads = [one.head for one in kept]
     guids = {one.head.snapshot.guid for one in kept}
     snapshots = {point.guid for point in points if not point.is_bookmark}
-    lost = [head for head in begun if head.snapshot.guid not in snapshots]
-    ids |= {bookmarks.ours(dataset, short_id(head.id)) for head in lost}
-    needed = _needed(points, kept, providers)
+    heads += [head for head in begun if head.snapshot.guid not in snapshots]
+    ids = {bookmarks.ours(dataset, short_id(head.id)): short_id(head.id) for head in heads}
+    needed, unread = _needed(points, kept, providers), {*everywhere} - {*providers}
     marked = {point.guid for point in points if point.full_name in ids}
     for point in points:
         try:
             if point.full_name in ids and point.guid not in needed:
-                bookmarks.drop(zfs, point.full_name)
+                _drop(zfs, point.full_name, ids[point.full_name], unread)
             elif point.held and point.guid in guids - (needed - marked):
                 for provider in providers:
                     datasets.release(zfs, point.full_name, _tag(host, provider))
@@ -175,6 +189,13 @@ def tidy(
                 return
             # It takes the permission to destroy, which few give away.
             progress.info(f"{point.full_name} is not needed any more ({error})")
+
+
+def _drop(zfs: Zfs, bookmark: str, mark: str, unread: Collection[str]) -> None:
+    """But not what may have been made for a provider that was not read."""
+    if {*unread}.isdisjoint(meant.recall(mark) or unread):
+        bookmarks.drop(zfs, bookmark)
+        meant.forget(mark)
 
 
 def _tag(host: str, provider: str) -> str:

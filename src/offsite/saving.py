@@ -127,18 +127,18 @@ def back_up(
         for before, those in choosing.between(member, known, source, left):
             known = perform_before(before, those)
     done += _perform_all(member, engine, known, source, left)
-    if not out and {remote.name for remote in remotes} == member.everywhere:
-        kept = [Kept(one.manifest.head, one.providers) for one in known.everything]
-        kept += [one.kept for one in done]
-        marks.tidy(
-            member.zfs,
-            member.dataset.name,
-            kept,
-            [one.head for one in known.unfinished if one.head],
-            providers=member.everywhere,
-            host=connect.host(member.config),
-            progress=progress,
-        )
+    kept = [Kept(one.manifest.head, one.providers) for one in known.everything]
+    kept += [one.kept for one in done]
+    marks.tidy(
+        member.zfs,
+        member.dataset.name,
+        kept,
+        [one.head for one in known.unfinished if one.head],
+        providers={remote.name for remote in left},
+        everywhere=member.everywhere,
+        host=connect.host(member.config),
+        progress=progress,
+    )
     first, *others = (one.result for one in done)
     return (replace(first, failed={**out, **first.failed}), *others)
 
@@ -187,7 +187,8 @@ def _perform(
 ) -> _Performed:
     began, progress = time.monotonic(), member.progress
     host = connect.host(member.config)
-    marker = marks.Marker(member.zfs, source.snapshot, source.points, host, progress)
+    facts = (member.zfs, source.snapshot, source.points)
+    marker = marks.Marker(*facts, host=host, everywhere=member.everywhere, progress=progress)
     with ExitStack() as stack:
         # What ends this work must not end the others: neither its failure nor the end of its
         # requests.

@@ -59,13 +59,13 @@ class Subject:
     def head(self, config: Config, author: Author, estimate: int) -> Head:
         """What a new backup of it is going to be."""
         now = datetime.now(UTC)
-        dataset, snapshot = self.dataset, self.snapshot
+        snapshot = self.snapshot
         return Head(
             id=repository.new_id(now),
             host=connect.host(config),
             tool=f"offsite {offsite.__version__}",
             started=utc(now),
-            dataset=DatasetFacts(dataset.name, dataset.guid, dataset.type, dataset.encryption),
+            dataset=self._dataset_facts(),
             snapshot=SnapshotFacts(
                 name=self.label,
                 source_name=snapshot.name,
@@ -80,6 +80,13 @@ class Subject:
             recipients=author.documents.fingerprint,
             set=self.set or msgspec.UNSET,
         )
+
+    def _dataset_facts(self) -> DatasetFacts:
+        one, salts = self.dataset, dict[str, int]()
+        if one.encryption != "off":
+            salts = properties.salts(self.zfs, one.name)
+        salt = salts.get(one.name) or msgspec.UNSET
+        return DatasetFacts(one.name, one.guid, one.type, one.encryption, salt)
 
     def _flags(self, config: Config) -> tuple[str, ...]:
         if self.base:

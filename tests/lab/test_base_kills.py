@@ -91,6 +91,7 @@ def test_killed_around_the_commit_and_the_snapshot_destroyed(
         assert done["base"] == (f"killed{number}" if whole else base)
         base = done["snapshot"]
         destroy(world, f"{data}@{base}")
+        assert len(bookmarks(world, data)) <= 2  # the newest two whole backups'
     took = spans(world)
     measured(
         f"{early} killed before the commit, {late} after it, of {number} runs; the commit comes"

@@ -95,6 +95,19 @@ def test_bookmarks_that_nobody_needs_are_tidied(world: World, data: str) -> None
     )
 
 
+def test_jobs_of_their_own_for_each_provider(world: World, data: str) -> None:
+    """Each tidies up behind itself, and leaves what the other's next increment begins at."""
+    made: dict[str, list[str]] = {"one": [], "two": []}
+    for number, provider in enumerate(["two", "one", "one", "one", "two", "one", "two", "one"]):
+        change(world, data, number)
+        done = backup(world, f"{data}@s{number}", "--provider", provider)
+        assert done["type"] == ("incremental" if made[provider] else "full")
+        made[provider].append(f"offsite-{done['backup_id'].partition('-')[2]}")
+        world.machine.run("zfs", "destroy", f"{data}@s{number}")
+    assert {*bookmarks(world, data)} == {name for names in made.values() for name in names[-2:]}
+    check_restored(world, data, "s7", world.facts(data))
+
+
 def test_an_increment_of_more_than_half_a_full_is_told(world: World, data: str) -> None:
     backup(world, f"{data}@s1")
     backup(world, f"{data}@s2")
@@ -266,25 +279,47 @@ def test_where_the_pool_s_past_cannot_be_read(world: World, data: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("story", "kind", "why"),
+    ("story", "why"),
     [
-        ("zfs rename {0} {0}-old && zfs create {0}", "full", "no snapshot or bookmark left"),
-        ("zfs rollback -r {0}@s1", "incremental", ""),
-        ("zfs rollback -r {0}@s0", "full", "no snapshot or bookmark left"),
+        (
+            "zfs rename {0} {0}-old && zfs create {0}",
+            "A full backup to one, two: the source has no snapshot",
+        ),
+        ("zfs rollback -r {0}@s1", "An increment to one, two from snapshot {0}@s1"),
+        ("zfs rollback -r {0}@s0", "A full backup to one, two: the source has no snapshot"),
     ],
     ids=["made anew", "rolled back", "rolled back too far"],
 )
-def test_what_users_do(world: World, data: str, story: str, kind: str, why: str) -> None:
+def test_what_users_do(world: World, data: str, story: str, why: str) -> None:
     world.machine.run("zfs", "snapshot", f"{data}@s0")
     change(world, data, 1)
     backup(world, f"{data}@s1")
     change(world, data, 2)
     world.machine.script(story.format(data))
     world.machine.script(f"echo more > /{data}/more; sync")
+    before = log_of(world)
     done = backup(world, f"{data}@s2")
-    assert done["type"] == kind
-    assert why in log_of(world)
+    assert (done["type"], done["base"]) == (
+        ("full", None) if "full" in why else ("incremental", "s1")
+    )
+    assert why.format(data) in log_of(world).removeprefix(before)
     check_restored(world, data, "s2", world.facts(data))
+
+
+def test_a_rollback_to_an_older_base_leaves_what_was_given_up_to_be_restored(
+    world: World, data: str
+) -> None:
+    facts = {}
+    for number, name in enumerate(("s1", "given-up")):
+        change(world, data, number)
+        backup(world, f"{data}@{name}")
+        facts[name] = world.facts(data)
+    world.machine.run("zfs", "rollback", "-r", f"{data}@s1")
+    change(world, data, 2)
+    done = backup(world, f"{data}@s2")
+    assert (done["type"], done["base"]) == ("incremental", "s1")
+    for name, before in (facts | {"s2": world.facts(data)}).items():
+        check_restored(world, data, name, before)
 
 
 PLAIN_COPY = "zfs send {0}@s1 | zfs receive {0}-copy; zfs destroy -r {0}; zfs rename {0}-copy {0}"

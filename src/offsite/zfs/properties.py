@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from offsite.zfs.command import Zfs
+from offsite.zfs.failures import CommandError
 from offsite.zfs.names import check_dataset_name
 
 _SET = ("local", "received", "inherited")
@@ -50,6 +51,23 @@ def effective(zfs: Zfs, dataset: str) -> dict[str, Property]:
     if found is not None:
         return found
     return {name: Property(value, sources[name]) for name, value in values.items()}
+
+
+def salts(zfs: Zfs, dataset: str, *, below: bool = False) -> dict[str, int]:
+    """By name the salt of the passphrase that opens a dataset, and those ``below`` it; 0 where the
+    key has another format, nothing where zfs does not tell. Raises ZfsError.
+
+    Every change of a passphrase draws a new one, also for all that inherit the key (OpenZFS:
+    zfs_crypto_rewrap in lib/libzfs/libzfs_crypto.c; seen on 2.3.2).
+    """
+    check_dataset_name(dataset)
+    depth = ("-r", "-t", "filesystem,volume") if below else ()
+    args = ("get", *depth, "-pHo", "name,value", "pbkdf2salt", dataset)
+    try:
+        rows = [line.split("\t") for line in zfs.run(*args, timeout=_LONG).splitlines()]
+    except CommandError:  # who knows no such property
+        return {}
+    return {name: int(value) for name, value in rows if value.isdecimal()}
 
 
 def _read(
