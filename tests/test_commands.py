@@ -271,7 +271,9 @@ def test_what_an_absent_provider_stands_on_is_kept(home: Home) -> None:
         where = ("--provider", "one") if name in "bcd" else ()
         ran = home.offsite("--backup", f"{DATASET}@{name}", *where, "--json")
         assert ran.status == 0, ran
-        marks[name] = [f"#offsite-{one['backup_id'][-16:]}" for one in ran.json["backups"]]
+        made_for = ":one" if where else ""
+        ids = [one["backup_id"] for one in ran.json["backups"]]
+        marks[name] = [f"#offsite-{one[-16:]}{made_for}" for one in ids]
         bases = [one["base"] for one in ran.json["backups"]]
         if where:  # what such runs made is tidied by such a run
             gone = "b" if name == "d" else ""

@@ -325,10 +325,28 @@ def test_a_passphrase_that_changed(fleet: Fleet) -> None:
     fleet.has_salts(b=8, c=8)
     assert sent(fleet.backup("s2")) == ["tank/a", "tank/b", "tank/c"]
     assert sent(fleet.backup("s3")) == ["tank/a"]
+    fleet.change("tank/b")
+    assert sent(fleet.backup("s3b")) == ["tank/a", "tank/b"]
     fleet.has_salts()
     assert sent(fleet.backup("s4")) == ["tank/a", "tank/b", "tank/c"]
     (fleet.folder / "salts").unlink()
     assert sent(fleet.backup("s5")) == ["tank/a", "tank/b", "tank/c"]
+    fleet.has_salts(b=8)  # it was not recorded
+    assert sent(fleet.backup("s6")) == ["tank/a", "tank/b", "tank/c"]
+    assert sent(fleet.backup("s7")) == ["tank/a", "tank/c"]
+
+
+def test_what_was_told_to_be_the_same_and_sent_later(fleet: Fleet) -> None:
+    """By the same command again, after a property was set: now that is what its name means."""
+    fleet.backup("s0")
+    fleet.change("tank/b")
+    assert sent(fleet.backup("s1")) == ["tank/b"]
+    fleet.set("tank/a\torg:note\tx\tlocal")
+    assert {*sent(fleet.backup("s1"))} == {"tank/a", "tank/b"}
+    assert fleet.plan("tank/a@s1")["restore"]["snapshot"] == "s1"
+    assert fleet.comes_back("s1") == {
+        "tank": "s0", "tank/a": "s1", "tank/b": "s1", "tank/c": "s0",
+    }  # fmt: skip
 
 
 def test_encrypted_ones_that_go_in_the_clear(fleet: Fleet, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -38,7 +38,6 @@ LAYERS: tuple[tuple[str, ...], ...] = (
         "budget",
         "cache",
         "journal",
-        "meant",
         "pipeline",
         "repository",
         "slots",

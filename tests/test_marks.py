@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from offsite import marks, meant
+from offsite import marks
 from offsite.errors import UsageError
 from offsite.marks import Kept, Marker
 from offsite.zfs import bookmarks
@@ -104,42 +104,48 @@ def test_what_a_provider_that_fell_behind_stands_on_stays(tmp_path: Path) -> Non
     assert pool.changes == [f"destroy {DATASET.name}#{ours('b')}"]
 
 
-def test_what_a_run_to_one_provider_made_the_next_one_tidies(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """And nothing that may be another one's, be it by a later run."""
-    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
-    for name in "bcd":
-        meant.note(marks.short_id(stored(name).id), ["one"], is_new=True)
-    meant.note(marks.short_id(stored("c").id), ["two"], is_new=False)
-    pool = pool_of(tmp_path, *map(mark, "abcde"))
+def test_who_reads_some_providers_tidies_what_was_made_for_these(tmp_path: Path) -> None:
+    """And nothing that another one may stand on; who reads all, whatever it was made for."""
+    points = [mark("a"), mark("a", f"{ours('a')}:one"), mark("b", f"{ours('b')}:one:two")]
+    points += [mark("c", f"{ours('c')}:gone"), mark("c", "offsite-ffffffffffffffff:one")]
+    pool = pool_of(tmp_path, *points, *map(mark, "de"))
     tidied(pool, kept("abcde", "one"), providers=["one"])
-    assert pool.changes == [f"destroy {DATASET.name}#{ours('b')}"]
-    again = pool_of(tmp_path, *map(mark, "acde"))
-    tidied(again, kept("abcde", "one"))
-    assert again.changes[1:] == [f"destroy {DATASET.name}#{ours(name)}" for name in "ac"]
+    assert pool.changes == [f"destroy {points[1].full_name}"]
+    tidied(pool, kept("abcde"))
+    assert pool.changes[1:] == [f"destroy {one.full_name}" for one in points[:4]]
 
 
-def test_whom_a_bookmark_was_made_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
-    pool = pool_of(tmp_path)
-    facts = (pool.zfs, SNAPSHOTS["e"])
-    short = marks.short_id(stored("e").id)
+def test_a_bookmark_for_one_keeps_nobody_elses_hold_away(tmp_path: Path) -> None:
+    held = snapshot("e", held=True)
+    pool = pool_of(tmp_path, held, mark("e", f"{ours('e')}:one"))
+    tidied(pool, kept("e"))
+    assert pool.changes == []
+    tidied(pool_of(tmp_path, held, mark("e")), kept("e"))
+    assert pool.changes == [f"release {BASE}:{name} {E}" for name in ALL]
 
-    def made_for(*providers: str, points: Sequence[Point] = ()) -> None:
-        marker = Marker(*facts, points, host="nas", everywhere=ALL, progress=Told())
+
+def test_the_name_tells_for_whom_it_was_made(tmp_path: Path) -> None:
+    pool, plain = pool_of(tmp_path), f"{DATASET.name}#{ours('e')}"
+
+    def made_for(*providers: str, there: Sequence[Point] = ()) -> None:
+        facts = (pool.zfs, SNAPSHOTS["e"], there)
+        marker = Marker(*facts, host="nas", everywhere=("one", "two", "three"), progress=Told())
         marker.before(stored("e").id, providers)
 
-    made_for(*ALL)
-    assert meant.recall(short) is None
-    made_for("two", points=[mark("e")])  # who knows for whom else it is
-    assert meant.recall(short) is None
-    made_for("two")
-    assert meant.recall(short) == frozenset({"two"})
-    made_for("one", points=[mark("e")])
-    assert meant.recall(short) == frozenset(ALL)
-    marks.give_up(pool.zfs, E, stored("e").id, providers=ALL, host="nas", progress=Told())
-    assert meant.recall(short) is None
+    made_for("three", "two", "one")
+    made_for("two", "one")
+    made_for("three", there=[mark("e", f"{ours('e')}:one:two")])
+    made_for("three", there=[mark("e")])  # it keeps it for everybody
+    assert [line.split()[-1] for line in pool.changes] == [
+        plain, f"{plain}:one:two", f"{plain}:three",
+    ]  # fmt: skip
+
+
+def test_where_the_name_would_be_too_long_it_is_for_all() -> None:
+    at_most = "tank/" + "x" * (255 - len("tank/#offsite-0123456789abcdef:one"))
+    for dataset, some in ((at_most, frozenset({"one"})), (f"{at_most}x", frozenset())):
+        name = bookmarks.ours(dataset, "0123456789abcdef", ["one"])
+        assert bookmarks.made_for(name) == (f"{dataset}#offsite-0123456789abcdef", some)
 
 
 def test_holds_are_let_go_of_where_there_is_something_better(tmp_path: Path) -> None:
@@ -189,9 +195,8 @@ def test_nothing_is_tidied_where_nothing_can_be_written(tmp_path: Path) -> None:
 )
 def test_nothing_but_a_bookmark_of_ours_is_ever_destroyed(tmp_path: Path, name: str) -> None:
     pool = pool_of(tmp_path)
-    for drop in (bookmarks.drop, bookmarks.drop_if_there):
-        with pytest.raises(UsageError):
-            drop(pool.zfs, DATASET.name + name)
+    with pytest.raises(UsageError):
+        bookmarks.drop(pool.zfs, DATASET.name + name)
     assert pool.changes == []
     bookmarks.drop(pool.zfs, f"{DATASET.name}#offsite-1")
     assert pool.changes == [f"destroy {DATASET.name}#offsite-1"]
@@ -271,30 +276,28 @@ def test_a_pool_that_is_read_only_is_told_unless_it_has_the_bookmark(tmp_path: P
 # --- giving up ------------------------------------------------------------------------------------
 
 
-def given_up(pool: Pool) -> Told:
-    facts = (pool.zfs, E, stored("e").id)
-    marks.give_up(*facts, providers=ALL, host="nas", progress=(told := Told()))
+def given_up(pool: Pool, *providers: str) -> Told:
+    facts, told = (pool.zfs, E, stored("e").id), Told()
+    marks.give_up(*facts, providers=providers, everywhere=ALL, host="nas", progress=told)
     return told
 
 
-GONE = f"bookmark '{DATASET.name}#x' does not exist."
-
-
-@pytest.mark.parametrize(
-    ("says", "status"), [(None, 0), (GONE, 1), ("unrecognized command 'bookmark'", 2)]
-)
-def test_what_kept_the_base_of_a_backup_that_is_given_up(
-    tmp_path: Path, says: str | None, status: int
-) -> None:
-    refused = "destroy" if says else "nothing"
-    pool = pool_of(tmp_path, refused=refused, says=says or "", status=status)
-    assert given_up(pool).infos == []
+def test_what_kept_the_base_of_a_backup_that_is_given_up(tmp_path: Path) -> None:
+    points = [mark("e"), mark("e", f"{ours('e')}:one"), mark("d"), mark("e", "mine")]
+    pool = pool_of(tmp_path, *points)
+    assert given_up(pool, *ALL).infos == []
     assert pool.changes == [
-        f"destroy {DATASET.name}#{ours('e')}",
+        *[f"destroy {one.full_name}" for one in points[:2]],
         *[f"release {BASE}:{provider} {E}" for provider in ALL],
     ]
 
 
+def test_it_may_be_complete_on_a_provider_where_it_is_not_given_up(tmp_path: Path) -> None:
+    pool = pool_of(tmp_path, mark("e"), mark("e", f"{ours('e')}:two"))
+    given_up(pool, "two")
+    assert pool.changes == [f"destroy {DATASET.name}#{ours('e')}:two", f"release {BASE}:two {E}"]
+
+
 def test_a_bookmark_that_stays_is_told(tmp_path: Path) -> None:
-    (line,) = given_up(pool_of(tmp_path, refused="destroy")).infos
+    (line,) = given_up(pool_of(tmp_path, mark("e"), refused="destroy"), *ALL).infos
     assert line.startswith("The bookmark of the backup that is given up stays (")

@@ -27,13 +27,15 @@ class Alike:
 
 
 def told(backups: Iterable[Backup]) -> list[Alike]:
-    """All that complete backups tell of complete backups."""
+    """All that complete backups tell of complete backups, but for snapshots that were sent later
+    all the same: a property or a key had been changed."""
     complete = {one.id: one for one in backups if one.status == "complete"}
+    sent = {one.manifest.head.snapshot.guid for one in complete.values()}
     return [
         Alike(by, each.snapshot_guid, complete[each.backup])
         for by in complete.values()
         for each in by.manifest.unchanged or ()
-        if each.backup in complete
+        if each.backup in complete and each.snapshot_guid not in sent
     ]
 
 

@@ -15,7 +15,7 @@ from offsite.catalog import Backup
 from offsite.config import Config
 from offsite.errors import IntegrityError
 from offsite.journal import Journal
-from offsite.manifest import Head, SetFacts, Unchanged
+from offsite.manifest import Manifest, SetFacts, Unchanged
 from offsite.member import Member
 from offsite.remote import Remote
 from offsite.standing import Standing
@@ -73,7 +73,7 @@ def find(
         name: Unchanged(guid, stand[name].id)
         for name, guid in same.items()
         if properties.are_still(stand[name].manifest, now.get(name, {}))
-        and _opens_as_before(stand[name].manifest.head, salts.get(name, 0))
+        and _opens_as_before(stand[name].manifest, salts.get(name, 0))
     }
     recorded = {one.guid for one in told if _is_of(one.by, facts)}
     fresh = tuple(one for one in unchanged.values() if one.snapshot_guid not in recorded)
@@ -107,10 +107,10 @@ def _newest(member: Member, mine: Sequence[Backup], remotes: Sequence[Remote]) -
     return newest if usable else None
 
 
-def _opens_as_before(head: Head, salt: int) -> bool:
+def _opens_as_before(manifest: Manifest, salt: int) -> bool:
     """A changed key is no change of the data, but goes with them where they go raw. Of a passphrase
     zfs tells that it is another one; of other keys it does not."""
-    return not lineage.is_raw(head) or head.dataset.pbkdf2salt == salt != 0
+    return not lineage.is_raw(manifest.head) or manifest.pbkdf2salt == salt != 0
 
 
 def _stands(newest: Backup, complete: Iterable[Backup], name: str, config: Config) -> bool:

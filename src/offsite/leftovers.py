@@ -30,9 +30,14 @@ def restart(
 def _unmark(member: Member, backup: Backup, names: Sequence[str]) -> None:
     assert backup.head is not None
     snapshot = f"{member.dataset.name}@{backup.head.snapshot.source_name}"
-    host = connect.host(member.config)
     marks.give_up(
-        member.zfs, snapshot, backup.id, providers=names, host=host, progress=member.progress
+        member.zfs,
+        snapshot,
+        backup.id,
+        providers=names,
+        everywhere=member.everywhere,
+        host=connect.host(member.config),
+        progress=member.progress,
     )
 
 

@@ -54,16 +54,13 @@ def _check_guids(*numbers: int | None) -> None:
 
 
 class DatasetFacts(Struct, frozen=True):
-    """``pbkdf2salt``: of the passphrase that opened it before the stream began, if one did."""
-
     name: DatasetName
     guid: Guid
     type: Literal["filesystem", "volume"]
     encryption: Text = "off"
-    pbkdf2salt: Guid | UnsetType = UNSET
 
     def __post_init__(self) -> None:
-        _check_guids(self.guid, None if self.pbkdf2salt is UNSET else self.pbkdf2salt)
+        _check_guids(self.guid)
 
 
 class SnapshotFacts(Struct, frozen=True):
@@ -256,8 +253,9 @@ class SealedObject(Struct, frozen=True):
 class Manifest(Struct, frozen=True, kw_only=True):
     """The signed statement that a backup exists, and all one must know to restore it.
 
-    ``unchanged`` is written only by one of each set, if there is anything to tell. ``vouchers``: of
-    identities for the key that signed it, as in an index.
+    ``unchanged`` is written only by one of each set, if there is anything to tell. ``pbkdf2salt``:
+    of the passphrase that opens what was sent raw, if one does and it was the same all the while.
+    ``vouchers``: of identities for the key that signed it, as in an index.
     """
 
     format: Version
@@ -273,7 +271,11 @@ class Manifest(Struct, frozen=True, kw_only=True):
     set: Text | None = None
     unchanged: list[Unchanged] | UnsetType = UNSET
     previous: Sha256 | None = None
+    pbkdf2salt: Guid | UnsetType = UNSET
     vouchers: Vouchers | UnsetType = UNSET
+
+    def __post_init__(self) -> None:
+        _check_guids(None if self.pbkdf2salt is UNSET else self.pbkdf2salt)
 
 
 class _Version(Struct):

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
-from offsite import meant
 from offsite.errors import OffsiteError, StoppedError
 from offsite.manifest import Head
 from offsite.progress import Progress
@@ -43,7 +42,7 @@ class Marker:
         progress: Progress,
     ) -> None:
         self._zfs, self._snapshot, self._host = zfs, snapshot, host
-        self._points, self._everywhere = {one.full_name for one in points}, everywhere
+        self._points, self._everywhere = {one.full_name for one in points}, {*everywhere}
         self._older = [one for one in points if one.held and one.guid != snapshot.guid]
         self._progress = progress
         self._marked = any(one.is_bookmark and one.guid == snapshot.guid for one in points)
@@ -71,12 +70,11 @@ class Marker:
             self._let_go(zfs, kept.providers)
 
     def _mark(self, zfs: Zfs, backup_id: str, providers: Sequence[str]) -> None:
-        name, mark = self._snapshot.full_name, short_id(backup_id)
-        is_there = bookmarks.ours(self._snapshot.dataset, mark) in self._points
-        if is_there or {*providers} != {*self._everywhere}:
-            meant.note(mark, providers, is_new=not is_there)
+        name, mark = self._snapshot.full_name, (self._snapshot.dataset, short_id(backup_id))
+        some = () if {*providers} == self._everywhere else providers
         try:
-            bookmarks.make(zfs, name, mark)
+            if bookmarks.ours(*mark) not in self._points:
+                bookmarks.make(zfs, name, bookmarks.ours(*mark, some))
         except StoppedError:
             raise
         except OffsiteError as error:
@@ -128,14 +126,18 @@ def give_up(
     backup_id: str,
     *,
     providers: Sequence[str],
+    everywhere: Collection[str],
     host: str,
     progress: Progress,
 ) -> None:
-    """An unfinished backup is given up: nothing will ever begin at its bookmark, or holds."""
+    """An unfinished backup is given up: nothing at these providers will ever begin at its bookmark,
+    or holds."""
     dataset = snapshot.partition("@")[0]
+    ours = {bookmarks.ours(dataset, short_id(backup_id))}
     try:
-        bookmarks.drop_if_there(zfs, bookmarks.ours(dataset, short_id(backup_id)))
-        meant.forget(short_id(backup_id))
+        for point in bookmarks.list_points(zfs, dataset):
+            if _is_theirs(point, ours, providers, everywhere):
+                bookmarks.drop(zfs, point.full_name)
         for provider in providers:
             datasets.release(zfs, snapshot, _tag(host, provider))
     except StoppedError:
@@ -157,8 +159,8 @@ def tidy(
 ) -> None:
     """Let go of what no increment to any of ``providers`` would begin at: bookmarks, holds.
 
-    ``providers`` were read. What a bookmark was made for must be among them, or they all there are
-    (``everywhere``): one that was not read may stand on it. ``begun`` are unfinished backups: where
+    ``providers`` were read. If they are not all there are (``everywhere``), another one may stand
+    on any bookmark but those that were made for them alone. ``begun`` are unfinished backups: where
     the snapshot is gone, they can be no base any more. All other bookmarks are somebody else's.
     """
     try:
@@ -168,17 +170,17 @@ def tidy(
     except OffsiteError as error:
         progress.info(f"The bookmarks of {dataset} cannot be listed ({error})")
         return
-    heads = [one.head for one in kept]
+    ids = {bookmarks.ours(dataset, short_id(one.head.id)) for one in kept}
     guids = {one.head.snapshot.guid for one in kept}
     snapshots = {point.guid for point in points if not point.is_bookmark}
-    heads += [head for head in begun if head.snapshot.guid not in snapshots]
-    ids = {bookmarks.ours(dataset, short_id(head.id)): short_id(head.id) for head in heads}
-    needed, unread = _needed(points, kept, providers), {*everywhere} - {*providers}
+    lost = [head for head in begun if head.snapshot.guid not in snapshots]
+    ids |= {bookmarks.ours(dataset, short_id(head.id)) for head in lost}
+    needed = _needed(points, kept, providers)
     marked = {point.guid for point in points if point.full_name in ids}
     for point in points:
         try:
-            if point.full_name in ids and point.guid not in needed:
-                _drop(zfs, point.full_name, ids[point.full_name], unread)
+            if point.guid not in needed and _is_theirs(point, ids, providers, everywhere):
+                bookmarks.drop(zfs, point.full_name)
             elif point.held and point.guid in guids - (needed - marked):
                 for provider in providers:
                     datasets.release(zfs, point.full_name, _tag(host, provider))
@@ -191,11 +193,13 @@ def tidy(
             progress.info(f"{point.full_name} is not needed any more ({error})")
 
 
-def _drop(zfs: Zfs, bookmark: str, mark: str, unread: Collection[str]) -> None:
-    """But not what may have been made for a provider that was not read."""
-    if {*unread}.isdisjoint(meant.recall(mark) or unread):
-        bookmarks.drop(zfs, bookmark)
-        meant.forget(mark)
+def _is_theirs(
+    point: Point, ours: Collection[str], providers: Collection[str], everywhere: Collection[str]
+) -> bool:
+    """Whether it is one of our bookmarks, and made for nobody else than these providers."""
+    name, some = bookmarks.made_for(point.full_name)
+    alone = {*everywhere} <= {*providers} or (bool(some) and some <= {*providers})
+    return point.is_bookmark and name in ours and alone
 
 
 def _tag(host: str, provider: str) -> str:

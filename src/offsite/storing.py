@@ -10,7 +10,17 @@ from datetime import UTC, datetime
 
 import msgspec
 
-from offsite import catalog, connect, figures, history, manifest, repository, sending, unreadable
+from offsite import (
+    catalog,
+    connect,
+    figures,
+    history,
+    lineage,
+    manifest,
+    repository,
+    sending,
+    unreadable,
+)
 from offsite.bases import Base
 from offsite.catalog import Backup
 from offsite.config import Config
@@ -95,6 +105,8 @@ def send(
             work.progress,
         )
         properties = subject.properties()
+        # Of what is sent raw the wrapped key goes with the stream's BEGIN, and so with one run.
+        salt = subject.salt() if begun is None and lineage.is_raw(head) else 0
         stored = begun.held if begun else 0
         failed_before, found = indexes.journal.failed, None
         try:
@@ -104,6 +116,7 @@ def send(
                 stored = len(found.receipts)
             sent = _move(work, sender, found)
             indexes.flush()
+            salt = salt if salt and salt == subject.salt() else 0
         except StoppedError as stopped:
             name = subject.snapshot.full_name
             count = _kept(indexes, stored)
@@ -118,7 +131,7 @@ def send(
             if told is error:
                 raise
             raise told from error
-        signed = _commit(indexes, properties, previous, subject.unchanged)
+        signed = _commit(indexes, properties, previous, subject.unchanged, salt)
     # What began it may have been killed, and hold the snapshot for providers that are not of this
     # run: the journal reminds the next one of them.
     host = connect.host(work.config)
@@ -272,6 +285,7 @@ def _commit(
     properties: dict[str, manifest.Property],
     previous: str | None,
     unchanged: Sequence[Unchanged] = (),
+    salt: int = 0,
 ) -> Manifest:
     """Sign the manifest and write it last: from here on the backup exists."""
     head = indexes.head
@@ -288,6 +302,7 @@ def _commit(
         set=head.set.id if head.set else None,
         unchanged=list(unchanged) or msgspec.UNSET,
         previous=previous,
+        pbkdf2salt=salt or msgspec.UNSET,
     )
     path = repository.object_path(head.id, repository.MANIFEST)
     sealed = repository.seal_document(signed, indexes.author)

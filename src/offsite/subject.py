@@ -59,13 +59,13 @@ class Subject:
     def head(self, config: Config, author: Author, estimate: int) -> Head:
         """What a new backup of it is going to be."""
         now = datetime.now(UTC)
-        snapshot = self.snapshot
+        dataset, snapshot = self.dataset, self.snapshot
         return Head(
             id=repository.new_id(now),
             host=connect.host(config),
             tool=f"offsite {offsite.__version__}",
             started=utc(now),
-            dataset=self._dataset_facts(),
+            dataset=DatasetFacts(dataset.name, dataset.guid, dataset.type, dataset.encryption),
             snapshot=SnapshotFacts(
                 name=self.label,
                 source_name=snapshot.name,
@@ -81,17 +81,14 @@ class Subject:
             set=self.set or msgspec.UNSET,
         )
 
-    def _dataset_facts(self) -> DatasetFacts:
-        one, salts = self.dataset, dict[str, int]()
-        if one.encryption != "off":
-            salts = properties.salts(self.zfs, one.name)
-        salt = salts.get(one.name) or msgspec.UNSET
-        return DatasetFacts(one.name, one.guid, one.type, one.encryption, salt)
-
     def _flags(self, config: Config) -> tuple[str, ...]:
         if self.base:
             return self.base.flags
         return abilities.known_flags(self.zfs, send_flags(self.dataset, config))
+
+    def salt(self) -> int:
+        """Of the passphrase that opens the dataset now; 0 if zfs tells of none."""
+        return properties.salts(self.zfs, self.dataset.name).get(self.dataset.name, 0)
 
     def properties(self) -> dict[str, manifest.Property]:
         """As zfs tells, but for values that are too long for a manifest."""

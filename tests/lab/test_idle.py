@@ -76,13 +76,18 @@ def test_of_encrypted_ones_what_opens_them_counts(world: World, pool: str) -> No
     before = files(world, root, *names)
     backup(world, root, "s0")
     assert sent(backup(world, root, "s1"), root) == ["/by-key"]
+    below = f"{root}/secret/below"
+    own = f"echo its-own-one | zfs change-key -o keyformat=passphrase {below}"
+    for name, how in (("s2", own), ("s3", f"zfs change-key -i {below}")):
+        world.machine.script(how)
+        assert sent(backup(world, root, name), root) == ["/by-key", "/secret/below"]
     world.machine.script(
         f"echo another-one | zfs change-key {root}/secret\n"
-        f"zfs unmount {root}/secret/below; zfs unmount {root}/secret; zfs unload-key {root}/secret"
+        f"zfs unmount {below}; zfs unmount {root}/secret; zfs unload-key {root}/secret"
     )
-    assert sent(backup(world, root, "s2"), root) == names
-    assert sent(backup(world, root, "s3"), root) == ["/by-key"]
-    world.offsite("--restore", f"{root}@s3", "-R", "--as", back)
+    assert sent(backup(world, root, "s4"), root) == names
+    assert sent(backup(world, root, "s5"), root) == ["/by-key"]
+    world.offsite("--restore", f"{root}@s5", "-R", "--as", back)
     for name, key in zip(names, (f"cat {KEY}", *["echo another-one"] * 2), strict=True):
         world.machine.script(f"{key} | zfs load-key -L prompt {back}{name}; zfs mount {back}{name}")
     assert files(world, back, *names) == before

@@ -102,7 +102,7 @@ def test_jobs_of_their_own_for_each_provider(world: World, data: str) -> None:
         change(world, data, number)
         done = backup(world, f"{data}@s{number}", "--provider", provider)
         assert done["type"] == ("incremental" if made[provider] else "full")
-        made[provider].append(f"offsite-{done['backup_id'].partition('-')[2]}")
+        made[provider].append(f"offsite-{done['backup_id'].partition('-')[2]}:{provider}")
         world.machine.run("zfs", "destroy", f"{data}@s{number}")
     assert {*bookmarks(world, data)} == {name for names in made.values() for name in names[-2:]}
     check_restored(world, data, "s7", world.facts(data))

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 
 from offsite.errors import UsageError
 from offsite.zfs.command import Zfs
 from offsite.zfs.failures import CommandError, Reason
-from offsite.zfs.names import check_base_name, check_dataset_name
+from offsite.zfs.names import NAME_LIMIT, check_base_name, check_dataset_name
 
 PREFIX = "offsite-"  # of the bookmarks that are ours
 
@@ -53,9 +54,8 @@ def list_points(zfs: Zfs, dataset: str) -> list[Point]:
     return sorted(points, key=lambda point: (point.createtxg, not point.is_bookmark))
 
 
-def make(zfs: Zfs, snapshot: str, short_id: str) -> None:
-    """Bookmark a snapshot as ours; one that exists is as good. Raises ZfsError, CommandError."""
-    name = ours(snapshot.partition("@")[0], short_id)
+def make(zfs: Zfs, snapshot: str, name: str) -> None:
+    """Bookmark a snapshot; one that exists is as good. Raises ZfsError, CommandError."""
     try:
         zfs.run("bookmark", snapshot, name)
     except CommandError as error:
@@ -71,15 +71,16 @@ def drop(zfs: Zfs, bookmark: str) -> None:
     zfs.run("destroy", bookmark)
 
 
-def drop_if_there(zfs: Zfs, bookmark: str) -> None:
-    """As ``drop``; one that is not there is fine, and so is a ZFS that knows none."""
-    try:
-        drop(zfs, bookmark)
-    except CommandError as error:
-        if error.reason not in {Reason.MISSING, Reason.TOO_OLD}:
-            raise
+def ours(dataset: str, short_id: str, providers: Collection[str] = ()) -> str:
+    """The full name of our bookmark for the backup of this short id; of one that was made for these
+    providers alone, as long as a name may be that long."""
+    name = f"{dataset}#{PREFIX}{short_id}"
+    told = "".join(f":{provider}" for provider in sorted(providers))
+    return name + told if len(name + told) <= NAME_LIMIT else name
 
 
-def ours(dataset: str, short_id: str) -> str:
-    """The full name of our bookmark for the backup of this short id."""
-    return f"{dataset}#{PREFIX}{short_id}"
+def made_for(bookmark: str) -> tuple[str, frozenset[str]]:
+    """The same without the providers, and these; none if it is for whoever there is."""
+    dataset, _, name = bookmark.partition("#")
+    name, *providers = name.split(":")
+    return f"{dataset}#{name}", frozenset(providers)

@@ -8,8 +8,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from offsite.errors import ZfsError
 from offsite.zfs.command import Zfs
-from offsite.zfs.failures import CommandError
 from offsite.zfs.names import check_dataset_name
 
 _SET = ("local", "received", "inherited")
@@ -55,17 +55,17 @@ def effective(zfs: Zfs, dataset: str) -> dict[str, Property]:
 
 def salts(zfs: Zfs, dataset: str, *, below: bool = False) -> dict[str, int]:
     """By name the salt of the passphrase that opens a dataset, and those ``below`` it; 0 where the
-    key has another format, nothing where zfs does not tell. Raises ZfsError.
+    key has another format, nothing where zfs does not tell. Raises StoppedError.
 
-    Every change of a passphrase draws a new one, also for all that inherit the key (OpenZFS:
-    zfs_crypto_rewrap in lib/libzfs/libzfs_crypto.c; seen on 2.3.2).
+    Every new passphrase has a new one, and who inherits the key has that of its owner: the same
+    salt is the same key (OpenZFS: zfs_crypto_rewrap in lib/libzfs/libzfs_crypto.c; seen on 2.3.2).
     """
     check_dataset_name(dataset)
     depth = ("-r", "-t", "filesystem,volume") if below else ()
     args = ("get", *depth, "-pHo", "name,value", "pbkdf2salt", dataset)
     try:
         rows = [line.split("\t") for line in zfs.run(*args, timeout=_LONG).splitlines()]
-    except CommandError:  # who knows no such property
+    except ZfsError:  # who knows no such property, or cannot be asked any more
         return {}
     return {name: int(value) for name, value in rows if value.isdecimal()}
 
