@@ -22,15 +22,23 @@ settings.register_profile(
 )
 settings.load_profile("patient")
 
-# Crashes and faults at every point, whole commands over and over: they keep processors busy.
+# Crashes and faults at every point, whole commands over and over: they are busy, or wait.
 HEAVY = {
+    "test_attacks.py",
+    "test_closed_terminal.py",
+    "test_commands.py",
     "test_crashes.py",
+    "test_identity_files.py",
+    "test_lab_engine.py",
     "test_legacy.py",
     "test_memory.py",
+    "test_remote_answers.py",
     "test_remote_faults.py",
     "test_resume_crashes.py",
+    "test_sets.py",
     "test_slow_provider.py",
     "test_storage_faults.py",
+    "test_surroundings.py",
 }
 
 
