@@ -349,6 +349,21 @@ def test_what_was_told_to_be_the_same_and_sent_later(fleet: Fleet) -> None:
     }  # fmt: skip
 
 
+def test_a_copy_of_what_is_told_to_be_the_same_was_sent(fleet: Fleet) -> None:
+    """A replica's snapshot has its guid; and the snapshot itself may be sent under another name."""
+    fleet.backup("s0")
+    fleet.change("tank/b")
+    fleet.backup("s1")
+    rows = [line.split("\t") for line in (fleet.folder / "made").read_text().splitlines()]
+    (guid,) = [row[1] for row in rows if row[0] == "tank/a@s1"]
+    with (fleet.folder / "made").open("a") as made:
+        made.write(f"tank/c@copy\t{guid}\t9999\t1768651200\t7\n")
+    ran = fleet.home.offsite("--backup", "tank/c@copy", "--json")
+    assert ran.status == 0, ran
+    assert fleet.plan("tank/a@s1")["restore"]["snapshot"] == "s0"
+    assert fleet.comes_back("s1") == dict.fromkeys(fleet.names, "s0") | {"tank/b": "s1"}
+
+
 def test_encrypted_ones_that_go_in_the_clear(fleet: Fleet, monkeypatch: pytest.MonkeyPatch) -> None:
     fleet.encrypt(("tank/a", "tank/b"))
     monkeypatch.setenv("SEND_RAW", "no")

@@ -136,6 +136,7 @@ def test_the_name_tells_for_whom_it_was_made(tmp_path: Path) -> None:
     made_for("two", "one")
     made_for("three", there=[mark("e", f"{ours('e')}:one:two")])
     made_for("three", there=[mark("e")])  # it keeps it for everybody
+    made_for("one", there=[mark("e", f"{ours('e')}:one")])
     assert [line.split()[-1] for line in pool.changes] == [
         plain, f"{plain}:one:two", f"{plain}:three",
     ]  # fmt: skip
@@ -238,6 +239,14 @@ def test_what_cannot_be_bookmarked_is_held_and_that_is_told(
     assert line.startswith(f"{E} cannot be bookmarked (")
     assert why in line
     assert line.endswith("): it is held for the next backup")
+
+
+def test_one_that_is_there_is_as_good(tmp_path: Path) -> None:
+    """Made by another run since we looked."""
+    there = "cannot create bookmark 'x': bookmark exists"
+    pool, told = pool_of(tmp_path, refused="bookmark", says=there), Told()
+    marked(pool, told).after(*kept("e"))
+    assert (len(pool.changes), told.infos) == (1, [])
 
 
 def test_older_holds_are_let_go_of_but_for_one(tmp_path: Path) -> None:

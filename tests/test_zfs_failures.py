@@ -274,6 +274,7 @@ def test_what_ssh_says_becomes_one_clear_line(stderr: str, line: str) -> None:
         ("release", "cannot open 't/none': dataset does not exist", Reason.MISSING),
         ("destroy", "bookmark 't/a#none' does not exist.", Reason.MISSING),
         ("snapshot", "cannot create snapshot 't/a@1': dataset already exists", Reason.EXISTS),
+        ("bookmark", "cannot create bookmark 't/a#1': bookmark exists", Reason.EXISTS),
         ("receive", f"{NEWFS}destination 't/a' exists", Reason.EXISTS),
         ("receive", "cannot receive resume stream: dataset is busy", Reason.BUSY),
         ("hold", "cannot hold: tag already exists on this dataset", Reason.TAG_EXISTS),

@@ -19,8 +19,9 @@ def restart(
 ) -> Standing:
     """Give up what --restart means, and what a run that was killed holds of it."""
     label = member.names.snapshot if member.named else None
+    read = [remote.name for remote in remotes]  # on others it may be complete
     for one in known.named(label):  # as long as its first index tells whose it is
-        _unmark(member, one, locked)
+        _unmark(member, one, read)
     left = give_up(known, label, remotes, member.progress)
     for one in known.named(label):
         _let_go(member, one, locked)

@@ -73,7 +73,7 @@ class Marker:
         name, mark = self._snapshot.full_name, (self._snapshot.dataset, short_id(backup_id))
         some = () if {*providers} == self._everywhere else providers
         try:
-            if bookmarks.ours(*mark) not in self._points:
+            if self._points.isdisjoint({bookmarks.ours(*mark), bookmarks.ours(*mark, some)}):
                 bookmarks.make(zfs, name, bookmarks.ours(*mark, some))
         except StoppedError:
             raise

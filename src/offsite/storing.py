@@ -240,6 +240,7 @@ def spread(work: Run, already: Backup, others: Sequence[Remote] = ()) -> Done:
     if lost is not None:
         raise lost.why
     assert already.signed is not None
+    work.mark(already.id)
     relay.copy_manifest(holders, already.signed.sha256, [remote.name for remote in lacking])
     return Done(signed, 0, signed.chunks)
 

@@ -240,7 +240,7 @@ _LAST = (
         reason=Reason.MISSING,
     ),
     _Known(
-        r"'(?P<name>[^']*)': dataset already exists",
+        r"'(?P<name>[^']*)': (?:dataset already|bookmark) exists",
         "{name} exists already",
         reason=Reason.EXISTS,
     ),
