@@ -182,7 +182,7 @@ class World:
 
     def facts(self, dataset: str) -> str:
         """Hashes, metadata and attributes of all files of a filesystem, mounted if need be."""
-        if self._get(dataset, "mounted") == "no":
+        if self.get(dataset, "mounted") == "no":
             self.machine.run("zfs", "mount", dataset)
         listed = self.machine.run("zfs", "list", "-Ho", "name", "-r", "-d", "1", dataset).stdout
         below = (name.removeprefix(dataset) for name in listed.splitlines()[1:])
@@ -194,14 +194,16 @@ class World:
 
         ``key``: the machine's file with which it is opened if it is locked.
         """
-        if key and self._get(name, "keystatus") == "unavailable":
+        if key and self.get(name, "keystatus") == "unavailable":
             self.machine.run("zfs", "load-key", "-L", f"file://{key}", name)
-        if self._get(name, "type") == "volume":
+        if self.get(name, "type") == "volume":
             return self.machine.script(f"sha256sum <{self.device(name)}").stdout
         return self.facts(name)
 
-    def _get(self, name: str, wanted: str) -> str:
-        return self.machine.run("zfs", "get", "-Ho", "value", wanted, name).stdout.strip()
+    def get(self, name: str, wanted: str) -> str:
+        """The value of a dataset's property; empty if there is no such dataset."""
+        asked = ("zfs", "get", "-Hpo", "value", wanted, name)
+        return self.machine.run(*asked, check=False).stdout.strip()
 
     def program(self, name: str, text: str) -> str:
         """Make a program of our own on the machine: its path."""

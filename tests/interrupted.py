@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -300,12 +300,14 @@ class Machine:
         with self._working(remotes, chunk_size, stop) as work:
             return storing.send(work, subject, begun, known.previous, ["all"])
 
-    def spread(self, *remotes: Remote) -> storing.Done:
+    def spread(
+        self, *remotes: Remote, mark: Callable[[str], object] = lambda _: None
+    ) -> storing.Done:
         """Give the complete backup to those that lack it. Raises what ended it."""
         (already,) = self.standing(remotes).copies(SNAPSHOT, SNAPSHOT.name)
         self.told = Told()
         with self._working(remotes, 1000, None) as work:
-            return storing.spread(work, already)
+            return storing.spread(replace(work, mark=mark), already)
 
     @contextmanager
     def _working(

@@ -10,7 +10,7 @@ import pytest
 
 from offsite import marks
 from offsite.errors import UsageError
-from offsite.marks import Kept, Marker
+from offsite.marks import Kept, Marker, Reach
 from offsite.zfs import bookmarks
 from offsite.zfs.bookmarks import Point
 from offsite.zfs.command import Zfs
@@ -77,6 +77,10 @@ def kept(names: str, *providers: str) -> list[Kept]:
     return [Kept(stored(name).manifest.head, providers or ALL) for name in names]
 
 
+def reach(*providers: str) -> Reach:
+    return Reach("nas", providers, frozenset(ALL))
+
+
 # --- tidying up -----------------------------------------------------------------------------------
 
 
@@ -86,7 +90,7 @@ def tidied(
     heads = [stored(name).manifest.head for name in begun]
     facts = (pool.zfs, DATASET.name, there, heads)
     told = Told()
-    marks.tidy(*facts, providers=providers, everywhere=ALL, host="nas", progress=told)
+    marks.tidy(*facts, reach=reach(*providers), progress=told)
     return told
 
 
@@ -128,9 +132,8 @@ def test_the_name_tells_for_whom_it_was_made(tmp_path: Path) -> None:
     pool, plain = pool_of(tmp_path), f"{DATASET.name}#{ours('e')}"
 
     def made_for(*providers: str, there: Sequence[Point] = ()) -> None:
-        facts = (pool.zfs, SNAPSHOTS["e"], there)
-        marker = Marker(*facts, host="nas", everywhere=("one", "two", "three"), progress=Told())
-        marker.before(stored("e").id, providers)
+        some = Reach("nas", providers, frozenset(("one", "two", "three")))
+        Marker(pool.zfs, SNAPSHOTS["e"], there, some, Told()).before(stored("e").id)
 
     made_for("three", "two", "one")
     made_for("two", "one")
@@ -208,9 +211,8 @@ def test_nothing_but_a_bookmark_of_ours_is_ever_destroyed(tmp_path: Path, name: 
 
 def marked(pool: Pool, told: Told, *points: Point) -> Marker:
     """Of the snapshot e, before its stream begins."""
-    facts = (pool.zfs, SNAPSHOTS["e"], points)
-    marker = Marker(*facts, host="nas", everywhere=ALL, progress=told)
-    marker.before(stored("e").id, ALL)
+    marker = Marker(pool.zfs, SNAPSHOTS["e"], points, reach(*ALL), told)
+    marker.before(stored("e").id)
     return marker
 
 
@@ -286,8 +288,8 @@ def test_a_pool_that_is_read_only_is_told_unless_it_has_the_bookmark(tmp_path: P
 
 
 def given_up(pool: Pool, *providers: str) -> Told:
-    facts, told = (pool.zfs, E, stored("e").id), Told()
-    marks.give_up(*facts, providers=providers, everywhere=ALL, host="nas", progress=told)
+    told = Told()
+    marks.give_up(pool.zfs, E, stored("e").id, reach(*providers), told)
     return told
 
 
@@ -310,3 +312,11 @@ def test_it_may_be_complete_on_a_provider_where_it_is_not_given_up(tmp_path: Pat
 def test_a_bookmark_that_stays_is_told(tmp_path: Path) -> None:
     (line,) = given_up(pool_of(tmp_path, mark("e"), refused="destroy"), *ALL).infos
     assert line.startswith("The bookmark of the backup that is given up stays (")
+
+
+def test_a_bookmark_that_another_run_destroyed_is_as_good(tmp_path: Path) -> None:
+    """And the holds are let go of all the same."""
+    gone = f"bookmark '{DATASET.name}#{ours('e')}' does not exist."
+    pool = pool_of(tmp_path, mark("e"), refused="destroy", says=gone)
+    assert given_up(pool, "one", "two").infos == []
+    assert pool.changes[1:] == [f"release {BASE}:{provider} {E}" for provider in ("one", "two")]

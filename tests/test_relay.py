@@ -321,7 +321,13 @@ def test_a_complete_backup_spreads_without_the_pool(machine: Machine, tmp_path: 
     for remote in (one, two):
         remote.fail_after(None)
     pool.behave()
-    done = machine.spread(one, two, three)
+    marked: list[tuple[str, bool]] = []
+
+    def mark(backup_id: str) -> None:
+        marked.append((backup_id, any(repository.MANIFEST in name for name in three.objects)))
+
+    done = machine.spread(one, two, three, mark=mark)
+    assert marked == [(done.manifest.head.id, False)]  # no kill leaves it whole there, no base kept
     assert (done.sent_bytes, done.resumed_chunks) == (0, done.manifest.chunks)
     assert pool.sends == []
     assert one.puts == []

@@ -270,7 +270,7 @@ def test_a_stop_before_zfs_is_asked_tells_what_is_stored(
         monkeypatch.setattr(history, "of_unfinished", stopped)
     else:
         two.fail_after(3)
-    with pytest.raises(StoppedError, match="8 chunks are stored, but tank/photos@monday is not"):
+    with pytest.raises(StoppedError, match="8 chunks stored, but tank/photos@monday is not"):
         machine.run(pool, one, two)
     assert pool.sends == []
 

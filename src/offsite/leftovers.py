@@ -19,27 +19,13 @@ def restart(
 ) -> Standing:
     """Give up what --restart means, and what a run that was killed holds of it."""
     label = member.names.snapshot if member.named else None
-    read = [remote.name for remote in remotes]  # on others it may be complete
+    reach = member.reach(remotes)  # on others it may be complete
     for one in known.named(label):  # as long as its first index tells whose it is
-        _unmark(member, one, read)
+        marks.give_up(member.zfs, _snapshot(member, one), one.id, reach, member.progress)
     left = give_up(known, label, remotes, member.progress)
     for one in known.named(label):
         _let_go(member, one, locked)
     return left
-
-
-def _unmark(member: Member, backup: Backup, names: Sequence[str]) -> None:
-    assert backup.head is not None
-    snapshot = f"{member.dataset.name}@{backup.head.snapshot.source_name}"
-    marks.give_up(
-        member.zfs,
-        snapshot,
-        backup.id,
-        providers=names,
-        everywhere=member.everywhere,
-        host=connect.host(member.config),
-        progress=member.progress,
-    )
 
 
 def give_up(
@@ -61,7 +47,10 @@ def tidy_up(member: Member, known: Standing, names: Sequence[str]) -> None:
 
 
 def _let_go(member: Member, backup: Backup, names: Sequence[str]) -> bool:
-    assert backup.head is not None
-    snapshot = f"{member.dataset.name}@{backup.head.snapshot.source_name}"
     host = connect.host(member.config)
-    return let_go(member.zfs, snapshot, host, names, member.progress)
+    return let_go(member.zfs, _snapshot(member, backup), host, names, member.progress)
+
+
+def _snapshot(member: Member, backup: Backup) -> str:
+    assert backup.head is not None
+    return f"{member.dataset.name}@{backup.head.snapshot.source_name}"

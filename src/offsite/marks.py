@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from offsite.errors import OffsiteError, StoppedError
 from offsite.manifest import Head
@@ -25,10 +25,35 @@ class Kept:
     providers: tuple[str, ...]
 
 
+@dataclass(frozen=True)
+class Reach:
+    """The providers that a run of this host reads, of all that there are."""
+
+    host: str
+    providers: tuple[str, ...]
+    everywhere: frozenset[str]
+
+    def tags(self) -> list[str]:
+        """Of holds, one for each of the providers.
+
+        Not to be mistaken for that of a backup that is being sent (subject.py).
+        """
+        return [f"offsite-base:{self.host}:{provider}" for provider in self.providers]
+
+    def owns(self, point: Point, ours: Collection[str]) -> bool:
+        """Whether it is one of ``ours``, our bookmarks, and made for nobody but these providers.
+
+        A provider that is not read may stand on any that was not made for these alone.
+        """
+        name, some = bookmarks.made_for(point.full_name)
+        alone = self.everywhere <= {*self.providers} or (bool(some) and some <= {*self.providers})
+        return point.is_bookmark and name in ours and alone
+
+
 class Marker:
     """Keeps one snapshot as what the next increment begins at: by a bookmark, else by holds.
 
-    ``points`` are the source's, oldest first. ``everywhere``: the names of all providers.
+    ``points`` are the source's, oldest first.
     """
 
     def __init__(
@@ -36,26 +61,24 @@ class Marker:
         zfs: Zfs,
         snapshot: Snapshot,
         points: Sequence[Point],
-        *,
-        host: str,
-        everywhere: Collection[str],
+        reach: Reach,
         progress: Progress,
     ) -> None:
-        self._zfs, self._snapshot, self._host = zfs, snapshot, host
-        self._points, self._everywhere = {one.full_name for one in points}, {*everywhere}
+        self._zfs, self._snapshot, self._reach = zfs, snapshot, reach
+        self._points = {one.full_name for one in points}
         self._older = [one for one in points if one.held and one.guid != snapshot.guid]
         self._progress = progress
         self._marked = any(one.is_bookmark and one.guid == snapshot.guid for one in points)
         self._bookmarked: bool | None = None
         self._read_only = False
 
-    def before(self, backup_id: str, providers: Sequence[str]) -> None:
+    def before(self, backup_id: str) -> None:
         """Before the stream begins: no kill after it, however early, loses the base then.
 
-        What cannot be bookmarked (ZFS or a pool that knows none, no permission) is held for these
-        providers. Raises StoppedError.
+        What cannot be bookmarked (ZFS or a pool that knows none, no permission) is held. Raises
+        StoppedError.
         """
-        self._mark(self._zfs, backup_id, providers)
+        self._mark(self._zfs, backup_id, self._reach)
 
     def after(self, kept: Kept) -> None:
         """The backup is complete. Of older snapshots that are held, those are let go of that no
@@ -63,15 +86,15 @@ class Marker:
 
         Also when we are to stop: the backup is there, and the next increment needs it.
         """
-        zfs = self._zfs.uninterrupted
+        zfs, reach = self._zfs.uninterrupted, replace(self._reach, providers=kept.providers)
         if self._bookmarked is None:
-            self._mark(zfs, kept.head.id, kept.providers)
+            self._mark(zfs, kept.head.id, reach)
         if not (self._bookmarked or self._read_only):
-            self._let_go(zfs, kept.providers)
+            self._let_go(zfs, reach)
 
-    def _mark(self, zfs: Zfs, backup_id: str, providers: Sequence[str]) -> None:
+    def _mark(self, zfs: Zfs, backup_id: str, reach: Reach) -> None:
         name, mark = self._snapshot.full_name, (self._snapshot.dataset, short_id(backup_id))
-        some = () if {*providers} == self._everywhere else providers
+        some = () if {*reach.providers} == reach.everywhere else reach.providers
         try:
             if self._points.isdisjoint({bookmarks.ours(*mark), bookmarks.ours(*mark, some)}):
                 bookmarks.make(zfs, name, bookmarks.ours(*mark, some))
@@ -86,7 +109,7 @@ class Marker:
             self._progress.info(
                 f"{name} cannot be bookmarked ({error}): it is held for the next backup"
             )
-            self._hold(zfs, providers)
+            self._hold(zfs, reach)
         else:
             self._bookmarked = True
 
@@ -98,19 +121,19 @@ class Marker:
                 " keep it for the next backup"
             )
 
-    def _hold(self, zfs: Zfs, providers: Sequence[str]) -> None:
+    def _hold(self, zfs: Zfs, reach: Reach) -> None:
         name = self._snapshot.full_name
         try:
-            for provider in providers:
-                datasets.hold(zfs, name, _tag(self._host, provider))
+            for tag in reach.tags():
+                datasets.hold(zfs, name, tag)
         except StoppedError:
             raise
         except OffsiteError as error:
             self._progress.warning(f"{name} cannot be held ({error}): keep it for the next backup")
 
-    def _let_go(self, zfs: Zfs, providers: Sequence[str]) -> None:
+    def _let_go(self, zfs: Zfs, reach: Reach) -> None:
         try:
-            for tag in (_tag(self._host, provider) for provider in providers):
+            for tag in reach.tags():
                 names = [one.full_name for one in self._older]
                 held = [name for name in names if tag in datasets.holds(zfs, name)]
                 for name in held[: 1 - _SPARE]:
@@ -120,26 +143,17 @@ class Marker:
             self._progress.warning(f"Snapshots older than {name} stay held ({error})")
 
 
-def give_up(
-    zfs: Zfs,
-    snapshot: str,
-    backup_id: str,
-    *,
-    providers: Sequence[str],
-    everywhere: Collection[str],
-    host: str,
-    progress: Progress,
-) -> None:
+def give_up(zfs: Zfs, snapshot: str, backup_id: str, reach: Reach, progress: Progress) -> None:
     """An unfinished backup is given up: nothing at these providers will ever begin at its bookmark,
     or holds."""
     dataset = snapshot.partition("@")[0]
     ours = {bookmarks.ours(dataset, short_id(backup_id))}
     try:
         for point in bookmarks.list_points(zfs, dataset):
-            if _is_theirs(point, ours, providers, everywhere):
+            if reach.owns(point, ours):
                 bookmarks.drop(zfs, point.full_name)
-        for provider in providers:
-            datasets.release(zfs, snapshot, _tag(host, provider))
+        for tag in reach.tags():
+            datasets.release(zfs, snapshot, tag)
     except StoppedError:
         raise
     except OffsiteError as error:
@@ -152,16 +166,13 @@ def tidy(
     kept: Sequence[Kept],
     begun: Sequence[Head],
     *,
-    providers: Collection[str],
-    everywhere: Collection[str],
-    host: str,
+    reach: Reach,
     progress: Progress,
 ) -> None:
-    """Let go of what no increment to any of ``providers`` would begin at: bookmarks, holds.
+    """Let go of what no increment to the providers would begin at: bookmarks, holds.
 
-    ``providers`` were read. If they are not all there are (``everywhere``), another one may stand
-    on any bookmark but those that were made for them alone. ``begun`` are unfinished backups: where
-    the snapshot is gone, they can be no base any more. All other bookmarks are somebody else's.
+    ``begun`` are unfinished backups: where the snapshot is gone, they can be no base any more. All
+    other bookmarks are somebody else's.
     """
     try:
         points = bookmarks.list_points(zfs, dataset)
@@ -175,15 +186,15 @@ def tidy(
     snapshots = {point.guid for point in points if not point.is_bookmark}
     lost = [head for head in begun if head.snapshot.guid not in snapshots]
     ids |= {bookmarks.ours(dataset, short_id(head.id)) for head in lost}
-    needed = _needed(points, kept, providers)
+    needed = _needed(points, kept, reach.providers)
     marked = {point.guid for point in points if point.full_name in ids}
     for point in points:
         try:
-            if point.guid not in needed and _is_theirs(point, ids, providers, everywhere):
+            if point.guid not in needed and reach.owns(point, ids):
                 bookmarks.drop(zfs, point.full_name)
             elif point.held and point.guid in guids - (needed - marked):
-                for provider in providers:
-                    datasets.release(zfs, point.full_name, _tag(host, provider))
+                for tag in reach.tags():
+                    datasets.release(zfs, point.full_name, tag)
         except StoppedError:
             return
         except OffsiteError as error:
@@ -191,20 +202,6 @@ def tidy(
                 return
             # It takes the permission to destroy, which few give away.
             progress.info(f"{point.full_name} is not needed any more ({error})")
-
-
-def _is_theirs(
-    point: Point, ours: Collection[str], providers: Collection[str], everywhere: Collection[str]
-) -> bool:
-    """Whether it is one of our bookmarks, and made for nobody else than these providers."""
-    name, some = bookmarks.made_for(point.full_name)
-    alone = {*everywhere} <= {*providers} or (bool(some) and some <= {*providers})
-    return point.is_bookmark and name in ours and alone
-
-
-def _tag(host: str, provider: str) -> str:
-    """Not to be mistaken for that of a backup that is being sent (subject.py)."""
-    return f"offsite-base:{host}:{provider}"
 
 
 def short_id(backup_id: str) -> str:

@@ -6,13 +6,14 @@ import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-from offsite import tasks
+from offsite import connect, tasks
 from offsite.bases import Policy
 from offsite.catalog import Backup
 from offsite.chain import Names
 from offsite.config import Config
 from offsite.elsewhere import NOWHERE, Elsewhere
 from offsite.manifest import SetFacts, Unchanged
+from offsite.marks import Reach
 from offsite.progress import Progress
 from offsite.remote import Remote
 from offsite.repository import Author
@@ -84,6 +85,11 @@ class Member:
     def divide(self, known: Standing, source: Source, remotes: Sequence[Remote]) -> list[Task]:
         source = replace(source, same=self.same)
         return tasks.divide(known, source, remotes, self.policy, self.progress)
+
+    def reach(self, remotes: Sequence[Remote]) -> Reach:
+        """Whose bookmarks and holds a run that reads these may touch."""
+        names = tuple(remote.name for remote in remotes)
+        return Reach(connect.host(self.config), names, self.everywhere)
 
     def standing(self, backups: Sequence[Backup]) -> Standing:
         known = self.elsewhere.corrected(backups)

@@ -134,9 +134,7 @@ def back_up(
         member.dataset.name,
         kept,
         [one.head for one in known.unfinished if one.head],
-        providers={remote.name for remote in left},
-        everywhere=member.everywhere,
-        host=connect.host(member.config),
+        reach=member.reach(left),
         progress=progress,
     )
     first, *others = (one.result for one in done)
@@ -186,9 +184,8 @@ def _perform(
     task: Task,
 ) -> _Performed:
     began, progress = time.monotonic(), member.progress
-    host = connect.host(member.config)
-    facts = (member.zfs, source.snapshot, source.points)
-    marker = marks.Marker(*facts, host=host, everywhere=member.everywhere, progress=progress)
+    reach = member.reach(task.remotes)
+    marker = marks.Marker(member.zfs, source.snapshot, source.points, reach, progress)
     with ExitStack() as stack:
         # What ends this work must not end the others: neither its failure nor the end of its
         # requests.
@@ -200,8 +197,8 @@ def _perform(
         stack.callback(progress.finish)
         stack.callback(mirror.close)
         names = [remote.name for remote in task.remotes]
-        mark = partial(marker.before, providers=names)
-        work = Run(member.config, member.author, engine, mirror, halt, progress, mark)
+        facts = (member.config, member.author, engine, mirror, halt, progress)
+        work = Run(*facts, mark=marker.before)
         if task.complete is not None:
             others = [one.share(halt, progress.retry) for one in member.elsewhere.remotes]
             for remote in others:

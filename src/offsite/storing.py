@@ -119,9 +119,9 @@ def send(
             salt = salt if salt and salt == subject.salt() else 0
         except StoppedError as stopped:
             name = subject.snapshot.full_name
-            count = _kept(indexes, stored)
+            there = figures.count(_kept(indexes, stored), "chunk")
             raise StoppedError(
-                f"stopped; {count} chunks are stored, but {name} is not backed up",
+                f"stopped; {there} stored, but {name} is not backed up",
                 hint="the same command goes on from there; see: offsite --list "
                 f"{head.dataset.name}",
             ) from stopped

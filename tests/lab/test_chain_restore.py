@@ -71,14 +71,9 @@ def snapshots(world: World, name: str) -> list[str]:
     return [line.partition("@")[2] for line in world.machine.run(*listed).stdout.splitlines()]
 
 
-def get(world: World, name: str, property_: str) -> str:
-    asked = ("zfs", "get", "-Hpo", "value", property_, name)
-    return world.machine.run(*asked, check=False).stdout.strip()
-
-
 def check_done(world: World, target: str) -> None:
     """Neither mark nor token is left."""
-    assert (get(world, target, MARK), get(world, target, "receive_resume_token")) == ("-", "-")
+    assert (world.get(target, MARK), world.get(target, "receive_resume_token")) == ("-", "-")
 
 
 # --- a chain --------------------------------------------------------------------------------------
@@ -168,7 +163,7 @@ def test_chains_of_other_kinds(world: World, pool: str, kind: str) -> None:
     assert len({*there.values()}) == 3
     running = world.start("--restore", source, "--as", target, **SLOW)
     kill_when(world, running, lambda: world.exists(f"{target}@a"))
-    assert get(world, target, MARK) != "-"
+    assert world.get(target, MARK) != "-"
     done = restored(world, source, "--as", target)
     assert done["resumed_chunks"] >= 2
     assert snapshots(world, target) == ["a", "b", "c"]
@@ -185,15 +180,15 @@ def test_chains_of_other_kinds(world: World, pool: str, kind: str) -> None:
         assert world.content(point, KEY) == there["c"]
         restored(world, f"{source}@a", "--as", f"{point}-too")
         assert world.content(f"{point}-too", KEY) == there["a"]
-    guid = get(world, source, "guid")
+    guid = world.get(source, "guid")
     done = restored(world, f"{source}@b", "--replace", "--yes")
-    assert (get(world, done["kept"], "guid"), world.content(done["kept"], KEY)) == (
+    assert (world.get(done["kept"], "guid"), world.content(done["kept"], KEY)) == (
         guid,
         there["c"],
     )
     assert world.content(source, KEY) == there["b"]
     if kind == "encrypted":
-        assert get(world, source, "encryptionroot") == source
+        assert world.get(source, "encryptionroot") == source
 
 
 # --- interruptions --------------------------------------------------------------------------------
@@ -231,12 +226,12 @@ def test_a_restore_goes_on_in_any_link(world: World, pool: str, data: str) -> No
     running = world.start("--restore", *restore, **SLOW)
     kill_when(world, running, received(world, 1))
     assert snapshots(world, target) == []
-    mark = get(world, target, MARK)
+    mark = world.get(target, MARK)
     assert mark != "-"
     running = world.start("--restore", *restore, "--provider", "two", **SLOW)
     kill_when(world, running, received(world, 2), signal.SIGINT)
     assert "a" in snapshots(world, target)
-    assert get(world, target, MARK) == mark
+    assert world.get(target, MARK) == mark
     done = restored(world, *restore)
     assert 0 < sum(done["providers"].values()) < done["stored_bytes"]
     assert done["resumed_chunks"] >= 3
@@ -374,12 +369,12 @@ def test_the_source_itself_is_updated_after_a_rollback(world: World, data: str) 
 def test_replace(world: World, data: str) -> None:
     before = world.facts(data)
     world.machine.script(f"echo precious > /{data}/mine; rm -r /{data}/text; sync")
-    guid = get(world, data, "guid")
+    guid = world.get(data, "guid")
     done = restored(world, data, "--replace", "--yes")
     today = world.machine.run("date", "-u", "+%Y").stdout.strip()
     assert done["kept"].startswith(f"{data}-before-restore-{today}")
-    assert get(world, done["kept"], "guid") == guid
-    assert get(world, data, "guid") != guid
+    assert world.get(done["kept"], "guid") == guid
+    assert world.get(data, "guid") != guid
     assert world.machine.script(f"cat /{done['kept']}/mine").stdout == "precious\n"
     assert world.facts(data) == before
     check_done(world, data)
@@ -393,12 +388,12 @@ def test_replace(world: World, data: str) -> None:
 
 
 def test_replace_goes_on_after_any_interruption(world: World, data: str) -> None:
-    guid = get(world, data, "guid")
+    guid = world.get(data, "guid")
     beside = f"{data}-restoring"
     running = world.start("--restore", data, "--replace", "--yes", **SLOW)
     kill_when(world, running, received(world, 2))
     assert world.exists(beside)
-    assert get(world, data, "guid") == guid
+    assert world.get(data, "guid") == guid
     # As if it had died between the two renames.
     world.machine.run("zfs", "rename", data, f"{data}-before-restore-20260101")
     refused = restored(world, data, status=2)
@@ -407,7 +402,7 @@ def test_replace_goes_on_after_any_interruption(world: World, data: str) -> None
     done = restored(world, data, "--replace", "--yes")
     assert done["resumed_chunks"] > 0
     assert snapshots(world, data) == ["a", "b", "c"]
-    assert get(world, f"{data}-before-restore-20260101", "guid") == guid
+    assert world.get(f"{data}-before-restore-20260101", "guid") == guid
     assert not world.exists(beside)
     check_done(world, data)
 
@@ -438,7 +433,7 @@ def test_no_room(world: World, pool: str, data: str) -> None:
 
 
 def test_a_moment(world: World, pool: str, data: str) -> None:
-    created = int(get(world, f"{data}@b", "creation"))
+    created = int(world.get(f"{data}@b", "creation"))
     moment = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(created))
     done = restored(world, data, "--at", moment, "--as", f"{pool}/then")
     assert done["snapshot"] == "b"

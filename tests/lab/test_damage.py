@@ -13,7 +13,6 @@ from pathlib import Path
 import pytest
 
 from lab.world import PROVIDERS, World
-from tests.lab.test_chain_restore import get
 
 MOST = 4096  # of the stored bytes, that a flipped bit is from a chunk's end
 
@@ -172,17 +171,17 @@ def test_a_chunk_swapped_everywhere_never_reaches_zfs(world: World, data: str) -
 
 
 def test_a_chunk_swapped_everywhere_does_not_replace_what_is_there(world: World, data: str) -> None:
-    before, guid = world.facts(data), get(world, data, "guid")
+    before, guid = world.facts(data), world.get(data, "guid")
     world.machine.script(f"echo precious > /{data}/mine; sync")
     mine = world.facts(data)
     replace = ("--restore", data, "--replace", "--yes")
     with swapped(world) as numbers:
         assert wrong(world.offsite(*replace, status=1).stderr) in numbers
-        assert (get(world, data, "guid"), world.facts(data)) == (guid, mine)
+        assert (world.get(data, "guid"), world.facts(data)) == (guid, mine)
     done = world.offsite(*replace, "--json").json["restore"]
     assert world.facts(data) == before
-    assert get(world, data, "guid") != guid
-    assert (get(world, done["kept"], "guid"), world.facts(done["kept"])) == (guid, mine)
+    assert world.get(data, "guid") != guid
+    assert (world.get(done["kept"], "guid"), world.facts(done["kept"])) == (guid, mine)
 
 
 def wrong(told: str) -> int:

@@ -7,7 +7,6 @@ from typing import Any
 import pytest
 
 from lab.world import World
-from tests.lab.test_chain_restore import get
 from tests.lab.test_increments import backup, change, check_restored
 
 EARLIER = "of another dataset, which had this name before"
@@ -30,13 +29,13 @@ def test_a_snapshot_was_made_anew_under_its_old_name(world: World, data: str) ->
     """After a complete backup of the first one: both are there, and told apart."""
     backup(world, f"{data}@s1")
     facts = [world.facts(data)]
-    guids = [get(world, f"{data}@s1", "guid")]
+    guids = [world.get(f"{data}@s1", "guid")]
     world.machine.run("zfs", "destroy", f"{data}@s1")
     change(world, data, 1)
     again = backup(world, f"{data}@s1")
     assert (again["type"], again["base"]) == ("incremental", "s1")
     facts.append(world.facts(data))
-    guids.append(get(world, f"{data}@s1", "guid"))
+    guids.append(world.get(f"{data}@s1", "guid"))
     rows = listed(world, data)
     assert [row["guid"] for row in rows] == guids
     assert [row["point"] for row in rows] == [row["id"][:15] for row in rows]
@@ -64,7 +63,7 @@ def test_a_dataset_was_made_anew(world: World, pool: str, data: str) -> None:
     rows = listed(world, data)
     assert [row["note"] for row in rows] == [EARLIER, EARLIER, ""]
     assert rows[0]["dataset_guid"] == rows[1]["dataset_guid"] != rows[2]["dataset_guid"]
-    assert rows[2]["dataset_guid"] == get(world, data, "guid")
+    assert rows[2]["dataset_guid"] == world.get(data, "guid")
     assert [row["point"] for row in rows] == ["s0", rows[1]["id"][:15], rows[2]["id"][:15]]
     text = world.offsite("--list", data).stdout
     assert f"{data}@s0, {data}@{rows[1]['point']}: {EARLIER}" in " ".join(text.split())

@@ -8,7 +8,6 @@ from collections.abc import Callable
 from typing import Any
 
 from lab.world import QUICK_KEY, World
-from tests.lab.test_chain_restore import get
 
 KEY = "/tmp/idle-key"  # on the machine
 FLEET = 60  # datasets
@@ -55,7 +54,7 @@ def test_what_changed_and_what_did_not(world: World, pool: str) -> None:
     restored = world.offsite("--restore", f"{root}@s2", "-R", "--as", target, "--json").json
     assert (restored["failed"], len(restored["restores"])) == ({}, 12)
     assert files(world, target, "", *names) == files(world, root, "", *names)
-    assert get(world, f"{target}/tag", "org:note") == "a"
+    assert world.get(f"{target}/tag", "org:note") == "a"
     one = world.offsite("--restore", f"{root}/idle@s2", "--as", f"{pool}/one", "--json").json
     assert one["restore"]["snapshot"] == "s0"
     logs = "".join(path.read_text() for path in world.home.glob("offsite-restore-*.log"))

@@ -472,7 +472,7 @@ def test_encrypted_data_goes_raw_without_its_key(world: World, pool: str) -> Non
     plain = f"{data}-plain"
     world.offsite("--restore", f"{data}@s4", "--as", plain)
     assert world.facts(plain) == world.facts(data)
-    assert world.machine.run("zfs", "get", "-Ho", "value", "encryption", plain).stdout == "off\n"
+    assert world.get(plain, "encryption") == "off"
 
 
 def test_every_snapshot_in_between(world: World, data: str) -> None:

@@ -9,14 +9,12 @@ from typing import Any
 import pytest
 
 from lab.world import World, wait_for
-from tests.lab.test_chain_restore import get
 from tests.lab.test_resume import (
     MIB,
     SLOW,
     interrupt_restore,
     log_of,
     taken_in,
-    token_of,
 )
 
 LONG = "l" * 200
@@ -199,8 +197,7 @@ def test_a_pool_of_many_datasets_with_one_command(world: World, pool: str, tree:
         (f"/secret/{name}", "keylocation", "prompt") for name in ("inner", "in side")
     }
     assert local_properties(world, back, below) == local_properties(world, pool, below) | asks
-    lines = ("zfs", "get", "-Hpo", "value", "com.example:lines", f"{back}/home/alice/deep")
-    assert world.machine.run(*lines).stdout == "one\nand\ttwo\n"
+    assert world.get(f"{back}/home/alice/deep", "com.example:lines") == "one\nand\ttwo"
     world.machine.script(UNLOCK.format(back=back))
     names = "\n".join(sorted(below - VOLUMES))
     one, other = (
@@ -212,7 +209,7 @@ def test_a_pool_of_many_datasets_with_one_command(world: World, pool: str, tree:
     disks = [world.content(pool + volume) for volume in sorted(VOLUMES)]
     assert [world.content(back + volume) for volume in sorted(VOLUMES)] == disks
     assert kinds(world, back, below) == kinds(world, pool, below)
-    assert get(world, f"{back}/bob-clone", "origin") == "-"
+    assert world.get(f"{back}/bob-clone", "origin") == "-"
 
     comes_home(world, pool, below, asks)
     assert world.machine.script(HASHES.format(root=pool, names=names)).stdout == one
@@ -368,7 +365,7 @@ def test_into_another_pool_and_on_from_there(world: World, pool: str) -> None:
         done = world.offsite(*restore, "--json").json
         assert (done["failed"], len(done["restores"])) == ({}, 8)
         assert [world.content(back + name) for name in names] == before
-        assert [get(world, f"{back}{name}", "origin") for name in names] == ["-"] * len(names)
+        assert [world.get(f"{back}{name}", "origin") for name in names] == ["-"] * len(names)
         world.machine.script(f"echo more > /{back}/a/more; rm /{back}/a/file; sync")
         after = world.facts(f"{back}/a")
         (again,) = backup(world, f"{back}/a@next")["backups"]
@@ -399,8 +396,8 @@ def test_a_tree_is_brought_up_to_date(world: World, pool: str) -> None:
     assert [one["target"] for one in done["restores"]] == [copy + name for name in names]
     for name in names:
         assert world.facts(copy + name) == world.facts(data + name)
-    assert get(world, f"{copy}/a", "atime") == "off"
-    assert get(world, f"{copy}/b@one", "guid") == get(world, f"{data}/b@one", "guid")
+    assert world.get(f"{copy}/a", "atime") == "off"
+    assert world.get(f"{copy}/b@one", "guid") == world.get(f"{data}/b@one", "guid")
     # One of them was written to since: all of it is refused, before the first byte.
     world.machine.script(
         f"echo more >> /{data}/a/file; zfs set readonly=off {copy}/b;"
@@ -411,7 +408,7 @@ def test_a_tree_is_brought_up_to_date(world: World, pool: str) -> None:
     refused = world.offsite(*restore, "--update", status=2).stderr
     assert f" were written to {copy}/b after " in refused
     assert world.facts(f"{copy}/b") == mine
-    assert get(world, f"{copy}/a@three", "guid") == ""
+    assert world.get(f"{copy}/a@three", "guid") == ""
 
 
 def test_a_pool_onto_a_fresh_pool_of_its_name(world: World, pool: str) -> None:
@@ -438,7 +435,7 @@ def test_a_pool_onto_a_fresh_pool_of_its_name(world: World, pool: str) -> None:
     running = interrupt_restore(world, pool, pool)
     running.send_signal(signal.SIGKILL)
     running.communicate(timeout=60)
-    wait_for(lambda: len(token_of(world, pool)) > 1)
+    wait_for(lambda: len(world.get(pool, "receive_resume_token")) > 1)
     world.machine.script(f"zfs mount {pool} || :; echo mine > /{pool}/mine")
     refused = world.offsite("--restore", pool, status=2)
     assert "is not empty any more" in refused.stderr
@@ -455,8 +452,7 @@ def test_a_pool_onto_a_fresh_pool_of_its_name(world: World, pool: str) -> None:
     assert done["restores"][0]["resumed_chunks"] > 0
     assert [one["target"] for one in done["restores"]] == [pool, f"{pool}/a"]
     assert {name: world.facts(name) for name in facts} == facts
-    who = world.machine.run("zfs", "get", "-Ho", "value", "com.example:who", pool).stdout
-    assert who == "me\n"
+    assert world.get(pool, "com.example:who") == "me"
     # What came back is gone on with, in increments.
     world.machine.script(f"zfs mount {pool}/a 2>/dev/null || :; echo more > /{pool}/a/more; sync")
     again = backup(world, f"{pool}@later")["backups"]
@@ -516,13 +512,13 @@ def test_a_tree_comes_home_and_nothing_mounts(world: World, pool: str) -> None:
     wait_for(lambda: taken_in(world, f"{root}/last") >= 3 * MIB or running.poll() is not None)
     running.send_signal(signal.SIGKILL)
     running.communicate(timeout=60)
-    wait_for(lambda: len(token_of(world, f"{root}/last")) > 1)
+    wait_for(lambda: len(world.get(f"{root}/last", "receive_resume_token")) > 1)
     again = ("--restore", root, "-R", "--restart")
     world.machine.run("zfs", "create", "-o", "canmount=off", f"{root}/a/mine")
     refused = world.offsite(*again, status=2)
     assert f"{root}/a holds more than" in refused.stderr
     assert f"({root}/a/mine); it was not touched" in refused.stderr
-    assert len(token_of(world, f"{root}/last")) > 1
+    assert len(world.get(f"{root}/last", "receive_resume_token")) > 1
     world.machine.run("zfs", "destroy", f"{root}/a/mine")
     done = world.offsite(*again, "--json").json
     assert [one["resumed_chunks"] for one in done["restores"]] == [0] * len(names)

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import pytest
 
 from lab.world import World
-from tests.lab.test_chain_restore import MARK, get, restored
+from tests.lab.test_chain_restore import MARK, restored
 from tests.lab.test_resume import log_of
 
 ODD = "one line\nand\ttwo, ünï \"'$HOME\\n;\tlocal\norg.test:not\tset\tlocal"
@@ -51,13 +51,13 @@ def test_local_properties_beside_the_original(world: World, pool: str, photos: s
         "atime", "org.test:empty", "org.test:odd", "recordsize", "quota",
     ]  # fmt: skip
     for name in done["properties"]:
-        assert get(world, target, name) == get(world, photos, name)
+        assert world.get(target, name) == world.get(photos, name)
         assert source(world, target, name) == "local"
-    assert get(world, target, "org.test:odd") == ODD
+    assert world.get(target, "org.test:odd") == ODD
     assert source(world, target, "org.test:above") == f"inherited from {pool}"
     assert source(world, target, "mountpoint") == f"inherited from {pool}"
     assert source(world, target, "canmount") == "default"
-    assert (get(world, target, MARK), mounted(world)) == ("-", before)
+    assert (world.get(target, MARK), mounted(world)) == ("-", before)
 
 
 def test_all_and_none(world: World, pool: str, photos: str) -> None:
@@ -65,12 +65,12 @@ def test_all_and_none(world: World, pool: str, photos: str) -> None:
     world.machine.run("zfs", "inherit", "org.test:above", pool)
     ran = world.offsite("--restore", photos, "--as", target, "--properties", "all")
     assert "have the same mountpoint" in ran.stderr + log_of(world, "restore")
-    assert get(world, target, "org.test:above") == ODD
+    assert world.get(target, "org.test:above") == ODD
     assert source(world, target, "compression") == "local"
-    assert (get(world, target, "mountpoint"), get(world, target, "canmount")) == (
+    assert (world.get(target, "mountpoint"), world.get(target, "canmount")) == (
         ELSEWHERE, "noauto",
     )  # fmt: skip
-    assert (get(world, photos, "canmount"), mounted(world)) == ("on", before)
+    assert (world.get(photos, "canmount"), mounted(world)) == ("on", before)
     done = restored(world, photos, "--as", f"{pool}/none", "--properties", "none")
     assert done["properties"] == []
     assert source(world, f"{pool}/none", "atime") == "default"
@@ -81,8 +81,8 @@ def test_home_again_and_nothing_mounts(world: World, pool: str, photos: str) -> 
     before = mounted(world)
     done = restored(world, photos)
     assert {"mountpoint", "sharenfs"} < {*done["properties"]}
-    assert (get(world, photos, "mountpoint"), get(world, photos, "canmount")) == (ELSEWHERE, "on")
-    assert (get(world, photos, "mounted"), mounted(world)) == ("no", before)
+    assert (world.get(photos, "mountpoint"), world.get(photos, "canmount")) == (ELSEWHERE, "on")
+    assert (world.get(photos, "mounted"), mounted(world)) == ("no", before)
     world.machine.run("zfs", "mount", photos)
     assert world.machine.run("ls", ELSEWHERE).stdout == "noise\n"
 
@@ -91,10 +91,10 @@ def test_a_replacement_leaves_the_mountpoint_to_what_was_there(world: World, pho
     world.machine.run("touch", f"{ELSEWHERE}/mine")
     done = restored(world, photos, "--replace", "--yes")
     assert f"{photos} and {done['kept']} have the same mountpoint" in log_of(world, "restore")
-    assert [get(world, photos, name) for name in ("mountpoint", "canmount", "mounted")] == [
+    assert [world.get(photos, name) for name in ("mountpoint", "canmount", "mounted")] == [
         ELSEWHERE, "noauto", "no",
     ]  # fmt: skip
-    assert get(world, done["kept"], "canmount") == "on"
+    assert world.get(done["kept"], "canmount") == "on"
     assert world.machine.run("ls", ELSEWHERE).stdout == "mine\nnoise\n"
 
 
@@ -106,11 +106,11 @@ def test_an_interrupted_restore_sets_them_and_an_update_does_not(
     restored(world, photos, "--as", target, "--properties", "none")
     world.machine.run("zfs", "set", f"{MARK}={row['id']}", target)
     assert "atime" in restored(world, photos, "--as", target)["properties"]
-    assert get(world, target, "atime") == "off"
+    assert world.get(target, "atime") == "off"
     world.machine.run("zfs", "inherit", "atime", target)
     world.offsite("--backup", f"{photos}@b")
     assert restored(world, photos, "--as", target, "--update")["properties"] == []
-    assert get(world, target, "atime") == "on"
+    assert world.get(target, "atime") == "on"
 
 
 def test_what_cannot_be_set_is_one_warning_each(world: World, pool: str, photos: str) -> None:
@@ -122,7 +122,7 @@ def test_what_cannot_be_set_is_one_warning_each(world: World, pool: str, photos:
     warned = [line for line in log_of(world, "restore").splitlines() if "could not be set" in line]
     assert len(warned) == 1
     assert f"reservation=262144000 could not be set on {pool}/back" in warned[0]
-    assert get(world, f"{pool}/back", "quota") == str(300 << 20)
+    assert world.get(f"{pool}/back", "quota") == str(300 << 20)
 
 
 def test_limits_that_the_data_met_only_in_the_end(world: World, pool: str) -> None:
@@ -141,7 +141,7 @@ def test_limits_that_the_data_met_only_in_the_end(world: World, pool: str) -> No
     world.offsite("--backup", f"{data}@b", "-R")
     done = world.offsite("--restore", data, "-R", "--as", target, "--json").json
     assert [len(one["chain"]) for one in done["restores"]] == [2, 2]
-    limits = [(get(world, name, "refquota"), get(world, name, "quota")) for name in (data, target)]
+    limits = [(world.get(name, "refquota"), world.get(name, "quota")) for name in (data, target)]
     # Of the restored one the first snapshots are there, and more is used than it may have.
     assert limits == [(str(4 << 20), str(8 << 20)), (str(4 << 20), "0")]
     warned = [line for line in log_of(world, "restore").splitlines() if "could not be set" in line]
@@ -169,9 +169,9 @@ def test_a_volume(world: World, pool: str, *, thin: bool) -> None:
     done = restored(world, volume, "--as", target)
     thick = ["refreservation"][thin:]
     assert done["properties"] == ["compression", "org.test:note", *thick]
-    assert (get(world, target, "refreservation") == "0") is thin
+    assert (world.get(target, "refreservation") == "0") is thin
     for name in ("volsize", "volblocksize", "refreservation", "org.test:note", "compression"):
-        assert get(world, target, name) == get(world, volume, name)
+        assert world.get(target, name) == world.get(volume, name)
 
 
 def test_an_encrypted_dataset_tells_of_its_key(world: World, pool: str) -> None:
@@ -184,7 +184,7 @@ def test_an_encrypted_dataset_tells_of_its_key(world: World, pool: str) -> None:
     world.offsite("--backup", f"{secret}@a")
     ran = world.offsite("--restore", secret, "--as", target)
     assert f"Its key is not loaded: zfs load-key {target}\n" in ran.stdout
-    assert get(world, target, "keylocation") == "file:///tmp/props-key"
+    assert world.get(target, "keylocation") == "file:///tmp/props-key"
     world.machine.run("zfs", "load-key", target)
     world.machine.run("zfs", "mount", target)
     assert world.machine.run("cat", f"/{target}/file").stdout == "secret\n"

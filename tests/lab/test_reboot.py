@@ -16,7 +16,6 @@ from tests.lab.test_resume import (
     log_of,
     sent,
     stream_stored,
-    token_of,
 )
 
 POOL = "disk"
@@ -60,7 +59,7 @@ def test_a_reboot_in_mid_backup_and_in_mid_restore(version: str, tmp_path: Path)
         _, stderr = running.communicate(timeout=PATIENCE)
         assert running.returncode == 1, stderr
         assert "Traceback" not in stderr
-        assert len(token_of(world, target)) > 1
+        assert len(world.get(target, "receive_resume_token")) > 1
         ran = world.offsite("--restore", data, "--as", target, "--json").json["restore"]
         assert f"Resuming restore to {target}" in log_of(world, "restore")
         assert ran["resumed_chunks"] >= 2

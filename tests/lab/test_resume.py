@@ -330,6 +330,26 @@ def test_a_lost_snapshot_is_told_and_the_chunks_are_kept_until_restart(
     check_clean(world, f"{data}@s")
 
 
+@pytest.mark.parametrize("why", ["left out", "unreachable"])
+def test_restart_at_one_provider_keeps_what_another_one_goes_on_from(
+    world: World, data: str, why: str
+) -> None:
+    interrupt(world, f"{data}@s", signal.SIGINT)
+    whole = finish(world, f"{data}@s", "--provider", "two")
+    apart = ("--provider", "one") if why == "left out" else ()
+    away = {"TWO_REMOTE": str(world.home / "two/offsite/format")} if not apart else {}
+    command = ("--backup", f"{data}@s", "--restart", "--json", *apart)
+    anew = world.offsite(*command, status=0 if apart else 3, **away).json["backup"]
+    assert anew["backup_id"] != whole["backup_id"]
+    assert anew["resumed_chunks"] == 0
+    world.machine.script(f"zfs destroy {data}@s; echo more > /{data}/more; zfs snapshot {data}@t")
+    done = finish(world, f"{data}@t")
+    assert (done["type"], done["providers"]) == ("incremental", ["one", "two"])
+    for provider in ("one", "two"):
+        world.offsite("--restore", data, "--as", f"{data}-{provider}", "--provider", provider)
+        assert world.facts(f"{data}-{provider}") == world.facts(data)
+
+
 def test_without_a_name_the_interrupted_snapshot_is_the_one_to_finish(
     world: World, data: str
 ) -> None:
@@ -420,11 +440,6 @@ def test_a_provider_behind_in_an_unfinished_backup_catches_up(
 # --- restore --------------------------------------------------------------------------------------
 
 
-def token_of(world: World, name: str) -> str:
-    get = ("zfs", "get", "-Ho", "value", "receive_resume_token", name)
-    return world.machine.run(*get, check=False).stdout.strip()
-
-
 SLOW = "--bwlimit 250k"  # so that a run can be cut before all is through, whoever is the faster
 
 
@@ -458,7 +473,7 @@ def test_a_restore_goes_on_and_fetches_only_the_rest(world: World, pool: str, ki
     running = interrupt_restore(world, data, target)
     running.send_signal(signal.SIGKILL)
     running.communicate(timeout=60)
-    wait_for(lambda: len(token_of(world, target)) > 1)
+    wait_for(lambda: len(world.get(target, "receive_resume_token")) > 1)
     running = interrupt_restore(world, data, target, "--provider", "two")
     world.machine.script(f"{victims.STREAMS}\nkill -9 $(streams {target})", check=False)
     _, stderr = running.communicate(timeout=60)
@@ -468,7 +483,7 @@ def test_a_restore_goes_on_and_fetches_only_the_rest(world: World, pool: str, ki
     assert fetched < done["stored_bytes"] - 2 * MIB, "what was received was fetched again"
     assert log_of(world, "restore").count(f"Resuming restore to {target}") == 2
     assert ran["resumed_chunks"] >= 4
-    assert token_of(world, target) == "-"
+    assert world.get(target, "receive_resume_token") == "-"
     assert world.content(target, KEY) == before
 
 
@@ -481,7 +496,7 @@ def test_a_receive_that_still_works_for_a_killed_run_is_waited_for(world: World,
     running = interrupt_restore(world, data, target, ZFS_COMMAND=slow)
     running.send_signal(signal.SIGKILL)
     running.communicate(timeout=60)
-    early = token_of(world, target)
+    early = world.get(target, "receive_resume_token")
     ran = world.offsite("--restore", data, "--as", target, "--json").json["restore"]
     assert ran["resumed_chunks"] > 0
     assert f"still works on {target}" in log_of(world, "restore")

@@ -20,7 +20,7 @@ from offsite.zfs import token
 from offsite.zfs.token import Token
 from tests.lab import test_anywhere as anywhere
 from tests.lab.test_anywhere import SOURCES
-from tests.lab.test_resume import finish, log_of, token_of
+from tests.lab.test_resume import finish, log_of
 
 OTHER = os.environ.get("OFFSITE_LAB_OTHER", "2.4")
 SMALL = 128 << 20  # bytes: the pool's file moves from one machine to the other
@@ -192,7 +192,7 @@ def test_a_restore_that_is_cut_on_the_new_goes_on_there(
     tokens: list[Token] = []
     for seconds in (1.0, 2.5, 4.0, 2.0, 3.0):  # a slow machine may have taken nothing in yet
         cut_restore(there, seconds, "--restore", data, "--as", target)
-        left = token_of(there, target)
+        left = there.get(target, "receive_resume_token")
         tokens += [token.decode(left)] if left.startswith("1-") else []
         if len(tokens) > 1 and any(names_an_object(one) for one in tokens):
             break

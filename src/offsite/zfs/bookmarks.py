@@ -64,11 +64,18 @@ def make(zfs: Zfs, snapshot: str, name: str) -> None:
 
 
 def drop(zfs: Zfs, bookmark: str) -> None:
-    """Destroy a bookmark of ours, nothing else. Raises UsageError, ZfsError."""
+    """Destroy a bookmark of ours, nothing else; one that is gone is as good.
+
+    Raises UsageError, ZfsError.
+    """
     check_base_name(bookmark)
     if f"#{PREFIX}" not in bookmark or "@" in bookmark:
         raise UsageError(f"{bookmark} is no bookmark of offsite's")
-    zfs.run("destroy", bookmark)
+    try:
+        zfs.run("destroy", bookmark)
+    except CommandError as error:
+        if error.reason is not Reason.MISSING:
+            raise
 
 
 def ours(dataset: str, short_id: str, providers: Collection[str] = ()) -> str:
