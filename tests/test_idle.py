@@ -79,6 +79,7 @@ case "$*" in
             written = before == $1 || !(before in guid) ? "-" : (state[$1] != state[before]) * 4096
             print $1 "\\tguid\\t" guid[$1]; print $1 "\\twritten@" old "\\t" written }}
         END {{ exit bad }}' made - ;;
+"get -r "*" name,property,source "*) cat keys 2> /dev/null || cut -f 1,2,4 set ;;
 "get -r -t filesystem,volume -s "*) cat set ;;
 "get "*" -pHo name,value pbkdf2salt "*) [ -e salts ] || exit 2; cat salts ;;
 "get -pHo name,value pbkdf2salt "*) grep "^$name	" salts ;;
@@ -311,9 +312,8 @@ def test_a_property_that_changed(fleet: Fleet) -> None:
     assert sent(fleet.backup("s2")) == ["tank/a"]
     fleet.set(row.format("y"))
     assert sent(fleet.backup("s3")) == ["tank/b"]
-    # Who could tell what this is, and whose?
-    fleet.set(row.format("y\ntank/c\torg:note\tz"))
-    assert sent(fleet.backup("s4")) == ["tank", "tank/a", "tank/c"]
+    (fleet.folder / "keys").write_text("tank/a\torg:other\tlocal\n")  # changed just now
+    assert sent(fleet.backup("s4")) == fleet.names
 
 
 def test_a_passphrase_that_changed(fleet: Fleet) -> None:

@@ -65,6 +65,58 @@ def test_what_changes_while_it_is_asked(tmp_path: Path) -> None:
     assert properties.effective(zfs, "tank/a") == {"org:x": Property("now\tanother", "local")}
 
 
+def tree(folder: Path, told: dict[str, Property]) -> Zfs:
+    """A zfs with tank and datasets below it, on which just this is set: by dataset, tab, name."""
+    rows = [f"{key}\t{one.value}\t{one.source}\n" for key, one in told.items()]
+    (folder / "all").write_bytes("".join(rows).encode(errors="surrogateescape"))
+    sources = [f"{key}\t{one.source}\n" for key, one in told.items()]
+    (folder / "sources").write_text("".join(sources))
+    for key, one in told.items():
+        path = folder / key.replace("/", " ")
+        path.write_bytes(f"{one.value}\n".encode(errors="surrogateescape"))
+    script = f"""\
+cd {folder}
+case "$*" in
+*" name,property,source all tank") cat sources ;;
+*" name,property,value,source all tank") cat all ;;
+"get -pHo value "*) echo "$4 $5" >> asked; cat "$(echo "$5	$4" | tr / ' ')" ;;
+*) exit 99 ;;
+esac
+"""
+    return Zfs(command=("/bin/sh", "-c", script, "zfs"))
+
+
+@pytest.mark.parametrize("value", ODD.values(), ids=ODD)
+def test_what_is_set_below_is_exact(tmp_path: Path, value: str) -> None:
+    """A value of more than one line is asked for once, where it was set."""
+    told = {
+        "tank\torg:x": Property(value, "local"),
+        "tank/a\tcompression": Property("zstd", "received"),
+        "tank/a\torg:x": Property(value, "inherited from tank"),
+        "tank/b c\torg:x": Property(value, "inherited from tank"),
+        "tank/b c\torg:z": Property(value, "local"),
+    }
+    found = properties.set_below(tree(tmp_path, told), "tank")
+    assert found is not None
+    assert {f"{of}\t{name}": found[of][name] for of in found for name in found[of]} == told
+    asked = tmp_path / "asked"
+    lines = asked.read_text().splitlines() if asked.exists() else []
+    assert lines == (["org:x tank", "org:z tank/b c"] if "\n" in value else [])
+
+
+def test_what_is_set_below_cannot_be_told(tmp_path: Path) -> None:
+    """One looks like two, or it is changed while it is asked for."""
+    odd = Property("x\tlocal\ntank/a\torg:z\tforged", "local")
+    two = {"tank/a\torg:x": odd, "tank/a\torg:z": Property("real", "local")}
+    assert properties.set_below(tree(tmp_path, two), "tank") is None
+    zfs = tree(tmp_path, {"tank\torg:x": Property("a\nb", "local")})
+    assert properties.set_below(zfs, "tank") is not None
+    (tmp_path / "tank\torg:x").write_text("another\n")
+    assert properties.set_below(zfs, "tank") is None
+    (tmp_path / "sources").write_text("")
+    assert properties.set_below(zfs, "tank") is None
+
+
 @pytest.mark.parametrize("value", ODD.values(), ids=ODD)
 def test_a_manifest_keeps_every_byte(value: str) -> None:
     kept = manifest.Property.of(value, "local")

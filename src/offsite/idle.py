@@ -72,7 +72,7 @@ def find(
     unchanged = {
         name: Unchanged(guid, stand[name].id)
         for name, guid in same.items()
-        if properties.are_still(stand[name].manifest, now.get(name, {}))
+        if properties.are_still(stand[name].manifest, None if now is None else now.get(name, {}))
         and _opens_as_before(stand[name].manifest, salts.get(name, 0))
     }
     recorded = {one.guid for one in told if _is_of(one.by, facts)}

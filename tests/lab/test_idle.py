@@ -38,6 +38,7 @@ def test_what_changed_and_what_did_not(world: World, pool: str) -> None:
     for name in names:
         world.machine.script(f"zfs create {root}{name}; echo {name} > /{root}{name}/file")
     world.machine.script(f"zfs create -V 8M {root}/vol; zfs create -V 8M {root}/vol2; sync")
+    run("zfs", "set", "org:lines=of\nall\tof them", root)
     backup(world, root, "s0")
     assert sent(backup(world, root, "s1"), root) == [""]  # somebody has to tell of the others
     world.machine.script(

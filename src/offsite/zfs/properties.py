@@ -5,7 +5,9 @@ Values are as ``zfs get -p`` writes them; bytes that are no UTF-8 are kept (surr
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import functools
+import itertools
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from offsite.errors import ZfsError
@@ -37,20 +39,17 @@ def effective(zfs: Zfs, dataset: str) -> dict[str, Property]:
     """
     check_dataset_name(dataset)
     told = zfs.exact("get", "-pHo", "property,source", "all", dataset)
-    sources = dict(line.partition("\t")[::2] for line in told.splitlines())
+    rows = [line.partition("\t")[::2] for line in told.splitlines()]
     text = zfs.exact("get", "-pHo", "property,value,source", "all", dataset)
-    found = _read(text, sources, {})
-    if found is not None:
-        return found
-    values = {
-        name: zfs.exact("get", "-pHo", "value", name, dataset).removesuffix("\n")
-        for name, source in sources.items()
-        if Property("", source).is_set
+    found = _values(text, rows, lambda _, plain: plain)
+    if found is None:
+        asked = {row: _one(zfs, row[0], dataset) for row in rows if Property("", row[1]).is_set}
+        found = _values(text, rows, asked.get)
+        if found is None:
+            return {name: Property(value, source) for (name, source), value in asked.items()}
+    return {
+        name: Property(value, source) for (name, source), value in zip(rows, found, strict=True)
     }
-    found = _read(text, sources, values)
-    if found is not None:
-        return found
-    return {name: Property(value, sources[name]) for name, value in values.items()}
 
 
 def salts(zfs: Zfs, dataset: str, *, below: bool = False) -> dict[str, int]:
@@ -70,43 +69,61 @@ def salts(zfs: Zfs, dataset: str, *, below: bool = False) -> dict[str, int]:
     return {name: int(value) for name, value in rows if value.isdecimal()}
 
 
-def _read(
-    text: str, sources: Mapping[str, str], values: Mapping[str, str]
-) -> dict[str, Property] | None:
-    """What ``text`` tells: the properties of ``sources``, in this order, a line each but for those
-    ``values`` that are known. None if it tells anything else."""
-    found: dict[str, Property] = {}
-    for name, source in sources.items():
-        line = text.partition("\n")[0]
-        value = values.get(name, line[len(name) + 1 : -len(source) - 1])
-        row = f"{name}\t{value}\t{source}\n"
-        if not text.startswith(row):
-            return None
-        text = text.removeprefix(row)
-        found[name] = Property(value, source)
-    return None if text else found
-
-
-def set_below(zfs: Zfs, root: str) -> dict[str, dict[str, Property] | None]:
+def set_below(zfs: Zfs, root: str) -> dict[str, dict[str, Property]] | None:
     """What is set on ``root`` and the datasets below it, for all that have anything set.
 
-    None where it cannot be told for certain, for a value has more than one line. Raises ZfsError.
+    Of values with more than one line each is asked for where it was set. None where anything was
+    changed meanwhile. Raises ZfsError.
     """
     check_dataset_name(root)
-    columns = ("-s", ",".join(_SET), "-pHo", "name,property,value,source")
-    text = zfs.exact("get", "-r", "-t", "filesystem,volume", *columns, "all", root, timeout=_LONG)
+    told = [line.split("\t") for line in _below(zfs, root, "name,property,source").splitlines()]
+    rows = [(f"{dataset}\t{name}", source) for dataset, name, source in told]
+
+    ask = functools.cache(functools.partial(_one, zfs))
+
+    def exact(row: tuple[str, str], plain: str | None) -> str:
+        dataset, _, name = row[0].partition("\t")
+        where = row[1].partition("inherited from ")[2] or dataset
+        return ask(name, where) if plain is None else plain
+
+    values = _values(_below(zfs, root, "name,property,value,source"), rows, exact)
+    if values is None:
+        return None
     found: dict[str, dict[str, Property]] = {}
-    doubtful: set[str] = set()
-    before = root
-    for line in text.split("\n")[:-1]:
-        dataset, _, rest = line.partition("\t")
-        name, _, rest = rest.partition("\t")
-        value, _, source = rest.rpartition("\t")
-        one = Property(value, source)
-        goes_back = dataset != before and dataset in found
-        if goes_back or not one.is_set or name in found.get(dataset, {}):
-            doubtful |= {before, dataset}
-        else:
-            found.setdefault(dataset, {})[name] = one
-            before = dataset
-    return {**found, **dict.fromkeys(doubtful, None)}
+    for (dataset, name, source), value in zip(told, values, strict=True):
+        found.setdefault(dataset, {})[name] = Property(value, source)
+    return found
+
+
+def _below(zfs: Zfs, root: str, columns: str) -> str:
+    which = ("-r", "-t", "filesystem,volume", "-s", ",".join(_SET))
+    return zfs.exact("get", *which, "-pHo", columns, "all", root, timeout=_LONG)
+
+
+def _one(zfs: Zfs, name: str, dataset: str) -> str:
+    return zfs.exact("get", "-pHo", "value", name, dataset).removesuffix("\n")
+
+
+def _values(
+    text: str,
+    rows: Sequence[tuple[str, str]],
+    exact: Callable[[tuple[str, str], str | None], str | None],
+) -> list[str] | None:
+    """The value in each of ``rows``, of which is known what stands before and after it.
+
+    ``exact`` makes it of what the row's first line tells; that is None if the next row does not
+    follow. The result is None if ``text`` tells anything else.
+    """
+    found, at = [], 0
+    for row, after in itertools.zip_longest(rows, rows[1:]):
+        key, source = row
+        end = text.find("\n", at)
+        follows = text.startswith(f"{after[0]}\t", end + 1) if after else end + 1 == len(text)
+        plain = text[at + len(key) + 1 : end - len(source) - 1]
+        value = exact(row, plain if end >= 0 and follows else None)
+        line = f"{key}\t{value}\t{source}\n"
+        if value is None or not text.startswith(line, at):
+            return None
+        at += len(line)
+        found.append(value)
+    return found if at == len(text) else None
