@@ -6,7 +6,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from offsite.errors import ProviderError, ZfsError
 from offsite.zfs import failures
+from offsite.zfs.command import Zfs
+from offsite.zfs.datasets import while_imported
 from offsite.zfs.failures import Reason, explain
 
 NEWFS = "cannot receive new filesystem stream: "
@@ -316,3 +319,25 @@ def test_no_entry_of_the_table_is_untested() -> None:
 def test_any_text_gives_one_printable_line(verb: str, stderr: str, host: str | None) -> None:
     error = explain(verb, 1, stderr, host=host)
     assert str(error).isprintable()
+
+
+@pytest.mark.parametrize(
+    ("list_says", "told"),
+    [
+        ("echo \"cannot open 'tank': no such pool\" >&2; exit 1", "the pool tank is not imported"),
+        ("echo \"cannot open 'tank': dataset does not exist\" >&2; exit 1", "the pool tank is not"),
+        ("echo tank", "what failed"),
+        ("echo 'permission denied' >&2; exit 1", "what failed"),
+    ],
+)
+def test_of_a_pool_that_was_exported_that_is_told(list_says: str, told: str) -> None:
+    zfs = Zfs(
+        ("/bin/sh", "-c", f'[ "$*" = "list -Ho name -d 0 tank" ] || exit 9; {list_says}', "zfs")
+    )
+    with pytest.raises(ZfsError, match=f"^{told}") as caught, while_imported(zfs, "tank/a"):
+        raise ZfsError("what failed")
+    assert "what failed" in str(caught.value)
+    with while_imported(zfs, "tank/a"):
+        pass
+    with pytest.raises(ProviderError), while_imported(zfs, "tank/a"):  # no business of zfs's
+        raise ProviderError("full")

@@ -109,6 +109,8 @@ def test_the_snapshot_is_held_only_while_it_is_sent(world: World, data: str) -> 
     refused = world.offsite("--restore", f"{data}@held", "--as", f"{data}-no", status=2)
     assert "no finished backup" in refused.stderr
     assert not world.exists(f"{data}-no")
+    done = world.offsite("--backup", f"{data}@held", "--json").json["backup"]
+    assert done["resumed_chunks"] >= int(told[1])
 
 
 def holds(world: World, snapshot: str) -> str:
@@ -124,6 +126,8 @@ def test_a_killed_run_leaves_nothing_that_hinders_the_next(world: World, data: s
     wait_for(lambda: not victims.of_home(world.home))
     ran = world.offsite("--backup", f"{data}@killed", "--json")
     done = ran.json["backup"]
+    logs = "".join(path.read_text() for path in world.home.glob("offsite-backup-*.log"))
+    assert re.search(rf"Resuming backup of {data}@killed: .* chunks are stored \(token\)", logs)
     assert done["resumed_chunks"] >= 2
     assert done["sent_bytes"] < done["stream_bytes"] - (1 << 20)
     assert holds(world, f"{data}@killed") == ""

@@ -87,8 +87,9 @@ while read -r name; do
         (
             cd "$place"
             find . -xdev -type f -exec sha256sum {{}} + | sort
+            find . -xdev -type d -exec stat -c '%n %f %u %g' {{}} + | sort
             find . -xdev ! -type d -exec stat -c '%n %f %s %u %g %y %h %N' {{}} + | sort
-            find . -xdev ! -type d -exec getfattr -hdm - {{}} + | sort
+            find . -xdev -exec getfattr -hdm - {{}} + | sort
         )
     }}
 done <<'END'
@@ -172,10 +173,9 @@ def test_a_pool_of_many_datasets_with_one_command(world: World, pool: str, tree:
 
     world.machine.script(f"echo more > /{pool}/home/carol/more; sync")
     done = backup(world, f"{pool}/home", "--recursive", "--jobs", "4")
-    # Whether a property of several lines has changed is not asked for one by one.
-    sent = {f"{pool}/home{name}" for name in ("/alice/deep", "/carol")}
-    assert {one["dataset"] for one in done["backups"]} == sent
-    assert set(done["unchanged"]) == {f"{pool}/home{name}" for name in ("", "/alice", "/bob")}
+    assert {one["dataset"] for one in done["backups"]} == {f"{pool}/home/carol"}
+    still = ("", "/alice", "/alice/deep", "/bob")
+    assert set(done["unchanged"]) == {f"{pool}/home{name}" for name in still}
     assert {(one["type"], one["base"]) for one in done["backups"]} == {("incremental", "s")}
     world.offsite("--restore", f"{pool}/home/carol", "--as", f"{pool}/carol")
     assert world.facts(f"{pool}/carol") == world.facts(f"{pool}/home/carol")
@@ -197,6 +197,7 @@ def test_a_pool_of_many_datasets_with_one_command(world: World, pool: str, tree:
         (f"/secret/{name}", "keylocation", "prompt") for name in ("inner", "in side")
     }
     assert local_properties(world, back, below) == local_properties(world, pool, below) | asks
+    assert {one[1] for one in local_properties(world, back, below, set())}.isdisjoint(HELD_BACK)
     assert world.get(f"{back}/home/alice/deep", "com.example:lines") == "one\nand\ttwo"
     world.machine.script(UNLOCK.format(back=back))
     names = "\n".join(sorted(below - VOLUMES))
@@ -214,6 +215,32 @@ def test_a_pool_of_many_datasets_with_one_command(world: World, pool: str, tree:
     comes_home(world, pool, below, asks)
     assert world.machine.script(HASHES.format(root=pool, names=names)).stdout == one
     assert [world.content(pool + volume) for volume in sorted(VOLUMES)] == disks
+
+
+def test_what_is_set_on_a_tree_or_not(world: World, pool: str) -> None:
+    root, below, own = f"{pool}/data", {"", "/a"}, f"/{pool}-own"
+    world.machine.script(
+        f"zfs create -o compression=zstd -o canmount=noauto -o mountpoint={own} {root}\n"
+        f"zfs create -o canmount=noauto -o sharenfs=off -o com.example:note=x {root}/a"
+    )
+    set_there = local_properties(world, root, below, set())
+    assert {one[1] for one in set_there} == {*HELD_BACK, "compression", "com.example:note"} - {
+        "sharesmb"
+    }
+    backup(world, f"{root}@s", "-R")
+    for which in ("none", "local", "all"):
+        target = f"{pool}/{which}"
+        world.offsite("--restore", root, "-R", "--as", target, "--properties", which)
+        got = local_properties(world, target, below, set())
+        assert (
+            got
+            == {
+                "none": set(),
+                "local": {one for one in set_there if one[1] not in HELD_BACK},
+                "all": set_there
+                | {("/a", "compression", "zstd"), ("/a", "mountpoint", f"{own}/a")},
+            }[which]
+        )
 
 
 def kinds(world: World, root: str, below: set[str]) -> set[tuple[str, ...]]:

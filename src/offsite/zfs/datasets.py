@@ -8,11 +8,11 @@ import difflib
 import functools
 import re
 import shlex
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from offsite.errors import ZfsError
+from offsite.errors import OffsiteError, ZfsError
 from offsite.zfs.command import Zfs, send_args
 from offsite.zfs.failures import CommandError, Reason
 from offsite.zfs.names import (
@@ -107,6 +107,27 @@ def imported_pools(names: Collection[str]) -> str:
     """A hint, of the names of all datasets."""
     pools = ", ".join(sorted({pool_of(each) for each in names})) or "none"
     return f"imported pools: {pools}; see what could be: zpool import"
+
+
+@contextlib.contextmanager
+def while_imported(zfs: Zfs, dataset: str) -> Iterator[None]:
+    """What fails in here because the pool was exported meanwhile, and so nothing of it is there any
+    more, says so. Raises ZfsError."""
+    try:
+        yield
+    except ZfsError as error:
+        pool = pool_of(dataset)
+        try:
+            zfs.run("list", "-Ho", "name", "-d", "0", pool)
+        except CommandError as gone:
+            if gone.reason is Reason.MISSING:
+                raise ZfsError(
+                    f"the pool {pool} is not imported any more ({error})",
+                    hint="import it, then run the same command again: it goes on from there",
+                ) from error
+        except OffsiteError:
+            pass
+        raise
 
 
 def list_below(zfs: Zfs, root: str, user_property: str) -> list[tuple[Dataset, str]]:
