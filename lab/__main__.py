@@ -9,7 +9,7 @@ from lab import daemon
 from lab.errors import LabError
 from lab.guest import MEMORY, Guest, boot
 from lab.host import usable
-from lab.process import say
+from lab.process import end_all_on_sigterm, say
 from lab.recipe.build import ensure, product
 from lab.recipe.release import RELEASES
 from lab.ssh import config
@@ -31,6 +31,7 @@ class Options(argparse.Namespace):
 def main() -> int:
     """Run one verb; return the exit status: 1 for a known error, a command's own for `run`."""
     options = _parser().parse_args(namespace=Options())
+    end_all_on_sigterm()
     verbs = {
         "build": _build,
         "boot": _boot,

@@ -18,6 +18,11 @@ def say(text: str) -> None:
     print(f"lab: {text}", file=sys.stderr, flush=True)
 
 
+def end_all_on_sigterm() -> None:
+    """From now on SIGTERM, as timeout(1) sends it, ends what we run, too; our status is 143."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+
+
 def tail(path: Path, lines: int = LAST_LINES) -> str:
     """Return the last lines of a log, or a note that there is none."""
     try:
@@ -83,7 +88,7 @@ def run_logged(
 ) -> None:
     """Run a talkative program, appending all it says to `log`.
 
-    Raises LabError that names the log and shows its last lines.
+    Raises LabError that names the log and shows its last lines; says so, too, if we are ended.
     """
     words = [str(word) for word in argv]
     with log.open("a") as out:
@@ -105,6 +110,9 @@ def run_logged(
     except subprocess.TimeoutExpired as error:
         what = f"did not end within {timeout:.0f} s"
         raise LabError(f"{words[0]} {what}, see {log}:\n{tail(log)}") from error
+    except (KeyboardInterrupt, SystemExit):
+        say(f"ended while {words[0]} ran, see {log}:\n{tail(log)}")
+        raise
     finally:
         _end_group(running)
     if status:

@@ -200,10 +200,10 @@ class World:
             return self.machine.script(f"sha256sum <{self.device(name)}").stdout
         return self.facts(name)
 
-    def get(self, name: str, wanted: str) -> str:
-        """The value of a dataset's property; empty if there is no such dataset."""
+    def get(self, name: str, wanted: str, *, check: bool = True) -> str:
+        """The value of a dataset's property; unless ``check``, empty if there is no dataset."""
         asked = ("zfs", "get", "-Hpo", "value", wanted, name)
-        return self.machine.run(*asked, check=False).stdout.strip()
+        return self.machine.run(*asked, check=check).stdout.strip()
 
     def program(self, name: str, text: str) -> str:
         """Make a program of our own on the machine: its path."""

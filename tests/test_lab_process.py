@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -18,6 +20,31 @@ def test_a_step_that_hangs_is_ended_with_all_that_it_started(tmp_path: Path) -> 
         run_logged(["sh", "-c", script], log, cwd=tmp_path, timeout=1)
     left = Path("/proc", pids.read_text().strip(), "cmdline")
     repo.wait_for(lambda: not left.exists() or not left.read_bytes())
+
+
+def test_who_ends_us_ends_the_step_too(tmp_path: Path) -> None:
+    """As timeout(1) does where a whole phase takes too long."""
+    log, pid = tmp_path / "log", tmp_path / "pid"
+    script = f"echo compiling; echo $$ > {pid}.new; mv {pid}.new {pid}; exec sleep 300"
+    step = (
+        "import sys; from pathlib import Path; from lab import process; "
+        "process.end_all_on_sigterm(); "
+        "step, log = ['sh', '-c', sys.argv[1]], Path(sys.argv[2]); "
+        "process.run_logged(step, log, cwd=Path('.'), timeout=99)"
+    )
+    running = subprocess.Popen(
+        [sys.executable, "-c", step, script, str(log)], stderr=subprocess.PIPE, text=True
+    )
+    try:
+        repo.wait_for(pid.exists)
+        running.terminate()
+        _, told = running.communicate(timeout=60)
+    finally:
+        running.kill()
+    assert running.returncode == 143
+    assert f"lab: ended while sh ran, see {log}:\n" in told
+    assert told.endswith("compiling\n")
+    assert not Path("/proc", pid.read_text().strip()).exists()
 
 
 def test_a_step_that_fails_shows_the_end_of_its_log(tmp_path: Path) -> None:

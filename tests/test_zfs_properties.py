@@ -8,6 +8,7 @@ import msgspec
 import pytest
 
 from offsite import manifest
+from offsite.errors import ZfsError
 from offsite.zfs import properties
 from offsite.zfs.command import Zfs
 from offsite.zfs.properties import Property
@@ -113,8 +114,34 @@ def test_what_is_set_below_cannot_be_told(tmp_path: Path) -> None:
     assert properties.set_below(zfs, "tank") is not None
     (tmp_path / "tank\torg:x").write_text("another\n")
     assert properties.set_below(zfs, "tank") is None
+    (tmp_path / "tank\torg:x").unlink()
+    with pytest.raises(ZfsError):
+        properties.set_below(zfs, "tank")
     (tmp_path / "sources").write_text("")
     assert properties.set_below(zfs, "tank") is None
+
+
+def test_what_is_set_below_is_asked_again(tmp_path: Path) -> None:
+    """A dataset was destroyed between two questions, and when a value of it was asked for."""
+    told = {"tank\torg:x": Property("a", "local"), "tank/a\torg:x": Property("b\nc", "local")}
+    zfs = tree(tmp_path, told)
+    gone = "echo \"cannot open 'tank/a': dataset does not exist\" >&2; exit 1"
+    later = f"""\
+case "$*" in
+"get -pHo value "*) mv {tmp_path}/once {tmp_path}/twice && {{ {gone}; }} ;;
+*" name,property,value,source all tank") mv {tmp_path}/first {tmp_path}/done && exit ;;
+esac
+{zfs.command[2]}
+"""
+    for name in ("once", "first"):
+        (tmp_path / name).write_text("")
+    found = properties.set_below(Zfs(("/bin/sh", "-c", later, "zfs")), "tank")
+    assert found == {
+        "tank": {"org:x": Property("a", "local")},
+        "tank/a": {"org:x": Property("b\nc", "local")},
+    }
+    assert (tmp_path / "twice").exists()
+    assert (tmp_path / "done").exists()
 
 
 @pytest.mark.parametrize("value", ODD.values(), ids=ODD)

@@ -1,7 +1,8 @@
 """The datasets of a set that have not changed since a backup of them: nothing is sent of these.
 
 One manifest of the set tells which older backups hold them (FORMAT.md, ``unchanged``). All of them
-together cost a few zfs commands, and no request to any provider.
+together cost a few zfs commands (and one for each value of several lines that is set), and no
+request to any provider.
 """
 
 from __future__ import annotations
@@ -67,6 +68,10 @@ def find(
     since = [_since(name, backup, last.get(backup.id)) for name, backup in stand.items()]
     same = changes.unchanged(zfs, label, since)
     now = zfs_properties.set_below(zfs, facts.root) if same else {}
+    if now is None:
+        members[0].progress.info(
+            "What is set on the datasets was changed while it was asked: all of them are sent"
+        )
     raw = any(lineage.is_raw(stand[name].manifest.head) for name in same)
     salts = zfs_properties.salts(zfs, facts.root, below=True) if raw else {}
     unchanged = {

@@ -27,7 +27,7 @@ class Kept:
 
 @dataclass(frozen=True)
 class Reach:
-    """The providers that a run of this host reads, of all that there are."""
+    """The providers that bookmarks and holds of this host are about, of all that there are."""
 
     host: str
     providers: tuple[str, ...]
@@ -43,7 +43,7 @@ class Reach:
     def owns(self, point: Point, ours: Collection[str]) -> bool:
         """Whether it is one of ``ours``, our bookmarks, and made for nobody but these providers.
 
-        A provider that is not read may stand on any that was not made for these alone.
+        These are all that the run reads; any other may stand on what was not made for these alone.
         """
         name, some = bookmarks.made_for(point.full_name)
         alone = self.everywhere <= {*self.providers} or (bool(some) and some <= {*self.providers})

@@ -87,7 +87,7 @@ class Member:
         return tasks.divide(known, source, remotes, self.policy, self.progress)
 
     def reach(self, remotes: Sequence[Remote]) -> Reach:
-        """Whose bookmarks and holds a run that reads these may touch."""
+        """These of all providers, as bookmarks and holds tell of them."""
         names = tuple(remote.name for remote in remotes)
         return Reach(connect.host(self.config), names, self.everywhere)
 

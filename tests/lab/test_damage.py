@@ -13,7 +13,9 @@ from pathlib import Path
 import pytest
 
 from lab.world import PROVIDERS, World
+from offsite.zfs import token
 
+MIB = 1 << 20  # of each chunk, in the clear
 MOST = 4096  # of the stored bytes, that a flipped bit is from a chunk's end
 
 
@@ -164,9 +166,12 @@ def test_a_chunk_swapped_everywhere_never_reaches_zfs(world: World, data: str) -
         assert number in numbers
         assert all(f"{name}: chunk {number} is not the one" in told for name in PROVIDERS)
         assert "HINT: restore another point" in told
-        left = world.machine.run("zfs", "list", "-Hrt", "snapshot", f"{data}-back", check=False)
+        came = token.decode(world.get(f"{data}-back", "receive_resume_token")).bytes
+        assert 0 < came <= number * MIB, "more than the chunks before it"
+        left = world.machine.run("zfs", "list", "-Hrt", "snapshot", f"{data}-back")
         assert left.stdout == ""
-    world.offsite(*restore)
+    done = world.offsite(*restore, "--json").json["restore"]
+    assert done["resumed_chunks"] > 0
     assert world.facts(f"{data}-back") == before
 
 

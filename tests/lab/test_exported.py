@@ -6,14 +6,16 @@ import signal
 
 import pytest
 
-from lab.world import World
+from lab.world import World, wait_for
 from tests.lab.test_resume import check_clean, finish, interrupt
 
 # A zfs at the end of ZFS_COMMAND that exports the pool before it does this, the {nth} time.
 EXPORTS = """#!/bin/sh
 if [ "$1" = {verb} ]; then
     echo >> {count}
-    [ $(wc -l < {count}) != {nth} ] || zpool export -f {pool} || exit 1
+    if [ $(wc -l < {count}) = {nth} ]; then
+        for i in $(seq 100); do zpool export -f {pool} && break; sleep 0.1; done
+    fi
 fi
 exec zfs "$@"
 """
@@ -40,7 +42,7 @@ def data(world: World, pool: str) -> str:
 def test_before_an_interrupted_backup_goes_on(world: World, pool: str, data: str) -> None:
     interrupt(world, f"{data}@s", signal.SIGINT)
     stored, facts = world.receipts(), world.facts(data)
-    world.machine.run("zpool", "export", pool)
+    wait_for(lambda: world.machine.run("zpool", "export", pool, check=False).status == 0)
     refused = world.offsite("--backup", f"{data}@s", status=1)
     assert f"no pool {pool} is imported here" in refused.stderr
     assert world.receipts() == stored > 0
@@ -53,11 +55,13 @@ def test_before_an_interrupted_backup_goes_on(world: World, pool: str, data: str
 
 
 def test_between_the_hold_and_the_send(world: World, pool: str, data: str) -> None:
+    interrupt(world, f"{data}@s", signal.SIGINT)
+    stored = world.receipts()
     gone = exporting(world, pool, "send")
     refused = world.offsite("--backup", f"{data}@s", status=1, ZFS_COMMAND=gone)
     assert f"the pool {pool} is not imported any more" in refused.stderr
     import_again(world, pool)
-    finish(world, f"{data}@s")
+    assert finish(world, f"{data}@s")["resumed_chunks"] >= stored > 0
     check_clean(world, f"{data}@s")
 
 

@@ -123,7 +123,7 @@ def while_imported(zfs: Zfs, dataset: str) -> Iterator[None]:
             if gone.reason is Reason.MISSING:
                 raise ZfsError(
                     f"the pool {pool} is not imported any more ({error})",
-                    hint="import it, then run the same command again: it goes on from there",
+                    hint=f"import it; {error.hint or 'then run the same command again'}",
                 ) from error
         except OffsiteError:
             pass

@@ -12,9 +12,11 @@ from dataclasses import dataclass
 
 from offsite.errors import ZfsError
 from offsite.zfs.command import Zfs
+from offsite.zfs.failures import CommandError, Reason
 from offsite.zfs.names import check_dataset_name
 
 _SET = ("local", "received", "inherited")
+_TRIES = 3
 _LONG = 600  # seconds, for many datasets
 
 
@@ -72,10 +74,23 @@ def salts(zfs: Zfs, dataset: str, *, below: bool = False) -> dict[str, int]:
 def set_below(zfs: Zfs, root: str) -> dict[str, dict[str, Property]] | None:
     """What is set on ``root`` and the datasets below it, for all that have anything set.
 
-    Of values with more than one line each is asked for where it was set. None where anything was
-    changed meanwhile. Raises ZfsError.
+    Of values with more than one line each is asked for where it was set. None if something was
+    changed each time while it was asked. Raises ZfsError.
     """
     check_dataset_name(root)
+    for _ in range(_TRIES):
+        try:
+            found = _set_below(zfs, root)
+        except CommandError as error:
+            if error.reason is not Reason.MISSING:
+                raise
+            found = None  # it was destroyed
+        if found is not None:
+            return found
+    return None
+
+
+def _set_below(zfs: Zfs, root: str) -> dict[str, dict[str, Property]] | None:
     told = [line.split("\t") for line in _below(zfs, root, "name,property,source").splitlines()]
     rows = [(f"{dataset}\t{name}", source) for dataset, name, source in told]
 
@@ -83,8 +98,8 @@ def set_below(zfs: Zfs, root: str) -> dict[str, dict[str, Property]] | None:
 
     def exact(row: tuple[str, str], plain: str | None) -> str:
         dataset, _, name = row[0].partition("\t")
-        where = row[1].partition("inherited from ")[2] or dataset
-        return ask(name, where) if plain is None else plain
+        origin = "" if name == "mountpoint" else row[1].partition("inherited from ")[2]
+        return ask(name, origin or dataset) if plain is None else plain
 
     values = _values(_below(zfs, root, "name,property,value,source"), rows, exact)
     if values is None:
