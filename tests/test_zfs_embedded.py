@@ -14,7 +14,7 @@ from offsite.errors import ZfsError
 from offsite.zfs import drr, embedded
 from offsite.zfs.drr import Begin, End, Object, Record, Spill, Write, WriteEmbedded
 from offsite.zfs.records import MAGIC, Feature
-from tests.test_zfs_real_rests import archive
+from tests.test_zfs_real_rests import archive, real
 from tests.test_zfs_vectors import FOLDER, stream
 
 COMPRESSIONS = {
@@ -56,7 +56,7 @@ def test_attributes_that_e_loses() -> None:
 
 
 def test_700_tiny_files_of_another_version() -> None:
-    assert undone(archive()["others-Lec/stream"]) == archive()["filesystem/stream"]
+    assert undone(real()["others-Lec/stream"]) == real()["filesystem/stream"]
 
 
 def test_a_stream_of_2_1_without_large_blocks() -> None:

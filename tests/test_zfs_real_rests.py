@@ -1,6 +1,6 @@
 """What OpenZFS 2.4 itself sent, and what it sent on after a cut: our two ways to resume, beside it.
 
-Of tests/vectors/streams/openzfs-2.4.4.tar.zst: every stream was cut where ``zfs receive -s`` was
+Of tests/vectors/streams/openzfs-2.4.4*.tar.zst: every stream was cut where ``zfs receive -s`` was
 killed; there are the token that it left, and the stream that ``zfs send -t`` made of that.
 """
 
@@ -24,7 +24,8 @@ from offsite.zfs.token import Token
 from tests.test_zfs_join import begin_of, spliced
 from tests.zfs_streams import WRITES, Place, pieces, place, split
 
-ARCHIVE = Path(__file__).parent / "vectors/streams/openzfs-2.4.4.tar.zst"
+STREAMS = Path(__file__).parent / "vectors/streams"
+ARCHIVES = (STREAMS / "openzfs-2.4.4.tar.zst", STREAMS / "openzfs-2.4.4-increments.tar.zst")
 WINDOW = 1 << 27  # of zstd --long=27
 CUTS = {
     "filesystem": 4,
@@ -33,13 +34,16 @@ CUTS = {
     "large-records": 4,
     "raw": 4,
     "volume-incremental": 2,
+    "filesystem-incremental": 4,
+    "incremental-from-bookmark": 2,
+    "raw-incremental": 4,
 }
 EVERY_CUT = [(name, number) for name, count in CUTS.items() for number in range(count)]
 PIECE = 1 << 16
 
 
 @cache
-def archive(path: Path = ARCHIVE) -> Mapping[str, bytes]:
+def archive(path: Path) -> Mapping[str, bytes]:
     with path.open("rb") as file:
         opened = zstandard.ZstdDecompressor(max_window_size=WINDOW).stream_reader(file)
         with tarfile.open(fileobj=io.BytesIO(opened.read())) as tar:
@@ -49,8 +53,14 @@ def archive(path: Path = ARCHIVE) -> Mapping[str, bytes]:
 
 
 @cache
+def real() -> Mapping[str, bytes]:
+    """What is in both archives."""
+    return {name: data for path in ARCHIVES for name, data in archive(path).items()}
+
+
+@cache
 def facts(name: str) -> dict[str, Any]:
-    found: dict[str, Any] = json.loads(archive()[f"{name}/facts.json"])
+    found: dict[str, Any] = json.loads(real()[f"{name}/facts.json"])
     return found
 
 
@@ -72,27 +82,27 @@ def cut(name: str, number: int) -> Cut:
     found = facts(name)["cuts"][number]
     pairs = [line.strip().split(" = ") for line in found["token says"] if " = " in line]
     told = {name: value if name == "toname" else int(value, 0) for name, value in pairs}
-    files = archive()
+    files = real()
     return Cut(
         split(files[f"{name}/stream"]), found["token"], told, files[f"{name}/{found['rest']}"]
     )
 
 
 def test_nothing_in_the_archive_is_left_out() -> None:
-    folders = {path.partition("/")[0] for path in archive()}
+    folders = {path.partition("/")[0] for path in real()}
     assert {name: len(facts(name)["cuts"]) for name in folders} == CUTS
 
 
 @pytest.mark.parametrize("name", CUTS)
 def test_records_that_are_read_and_written_are_the_same(name: str) -> None:
-    whole = archive()[f"{name}/stream"]
+    whole = real()[f"{name}/stream"]
     assert b"".join(drr.write(drr.read([whole]))) == whole
 
 
 @pytest.mark.parametrize("name", CUTS)
 def test_the_stream_is_read_as_zstream_reads_it(name: str) -> None:
     follower = Follower()
-    for piece in pieces(archive()[f"{name}/stream"], [10007]):
+    for piece in pieces(real()[f"{name}/stream"], [10007]):
         follower.feed(piece)
     follower.finish()
     summary = {}
