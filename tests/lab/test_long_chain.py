@@ -1,7 +1,7 @@
 """A chain of thirty increments over random changes, restored at every point of it.
 
 Some points are made as a user makes them, one a day, the others by one run with --intermediate.
-OFFSITE_CHAIN sets another length.
+OFFSITE_CHAIN sets another length, OFFSITE_CHAIN_SEED plays another story.
 """
 
 from __future__ import annotations
@@ -10,12 +10,13 @@ import os
 from collections.abc import Callable
 
 import pytest
-from hypothesis import HealthCheck, Phase, assume, given, settings
+from hypothesis import HealthCheck, Phase, assume, given, seed, settings
 from hypothesis import strategies as st
 
 from lab.world import World
 
 LINKS = int(os.environ.get("OFFSITE_CHAIN", "30"))
+SEED = os.environ.get("OFFSITE_CHAIN_SEED")
 THIRD = LINKS // 3  # as much as one test has the time to restore
 SINGLY = 2  # links at the begin, and at the end, that are commands of their own
 FILES = [f"f{number}" for number in range(12)]
@@ -31,7 +32,7 @@ OPERATIONS = (
     "rm {0}",
     "rm -f {1}; ln {0} {1}",
     "rm -f {1}; ln -s {0} {1}",
-    "touch {0}; chmod 640 {0}",
+    "touch {0}; chmod 640 {0}; chown {2}:7 {0}",
     "touch {0}; setfattr -n user.note -v {2} {0}",
     "mkdir -p dir; cp {0} dir/{1}",
     "rm -r dir",
@@ -56,31 +57,35 @@ for number in $(seq 0 {1}); do
     echo "== d$number"
     find . -type f -exec sha256sum {{}} +
     echo --
-    find . -exec stat -c '%N %f %s %Y %h' {{}} +
-    find . -type f -exec getfattr -d {{}} + 2>/dev/null
+    find . -exec stat -c '%N %f %s %u %g %y %h' {{}} +
+    find . -exec getfattr -hdm - {{}} + 2>/dev/null
 done
 """
 
 
 def random_days(test: Callable[..., None]) -> Callable[..., None]:
-    """Give the test what happens on each day, the same in every run."""
+    """Give the test what happens on each day, the same in every run unless there is a seed."""
     days = st.lists(DAY, min_size=LINKS + 1, max_size=LINKS + 1)
-    return settings(
+    told = settings(
         max_examples=1,
-        derandomize=True,
+        derandomize=SEED is None,
         phases=[Phase.generate],
         deadline=None,
         suppress_health_check=[*HealthCheck],
     )(given(days=days)(test))
+    return seed(int(SEED))(told) if SEED is not None else told
 
 
-@pytest.mark.parametrize(("first", "last"), [(0, THIRD), (THIRD, 2 * THIRD), (2 * THIRD, LINKS)])
+@pytest.mark.parametrize(
+    ("first", "last"),
+    [(0, THIRD), (THIRD, 2 * THIRD), (2 * THIRD, LINKS), (LINKS, LINKS)],
+)
 @random_days
 def test_a_long_chain(
     world: World, pool: str, first: int, last: int, days: list[list[str]]
 ) -> None:
-    """Every point of one third of it: the first in one go, with what it stands on and nothing
-    younger; then a command for each, which brings just that one."""
+    """Every point of a part of it: the first in one go, with what it stands on and nothing
+    younger; then a command for each, which brings just that one. The last one of all in one go."""
     data, target = f"{pool}/work", f"{pool}/back"
     facts = make_chain(world, data, days)
     for point in range(first, last + 1):
