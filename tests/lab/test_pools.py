@@ -87,7 +87,8 @@ while read -r name; do
         (
             cd "$place"
             find . -xdev -type f -exec sha256sum {{}} + | sort
-            find . -xdev -type d -exec stat -c '%d %n %f %u %g' {{}} + |
+            # Below the pool's own there are folders that others were mounted on.
+            [ -z "$name" ] || find . -xdev -type d -exec stat -c '%d %n %f %u %g' {{}} + |
                 sed -n "s/^$(stat -c %d .) //p" | sort # none where another filesystem begins
             find . -xdev ! -type d -exec stat -c '%n %f %s %u %g %y %h %N' {{}} + | sort
             find . -xdev -exec getfattr -hdm - {{}} + | sort
