@@ -147,8 +147,7 @@ def interrupted_restore(world: World, before: str, plug: int) -> None:
 def on_disk(world: World, target: str) -> int:
     """Bytes that an unfinished receive has written: what is in a pipe or a socket is not its."""
     world.machine.run("zpool", "sync", POOL)
-    used = world.machine.run("zfs", "get", "-Hpo", "value", "used", target, check=False)
-    return int(used.stdout) if used.status == 0 else 0
+    return int(world.get(target, "used", check=False) or 0)
 
 
 def without_offsite(world: World, before: str, provider: Path, folder: Path) -> None:

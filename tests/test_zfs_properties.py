@@ -24,14 +24,20 @@ ODD = {
 }
 
 
-def pool(folder: Path, told: dict[str, Property]) -> Zfs:
-    """A zfs with one dataset."""
-    rows = [f"{name}\t{one.value}\t{one.source}\n" for name, one in told.items()]
+def write(folder: Path, told: dict[str, Property]) -> None:
+    """What is set: with and without the values, and each value, in files."""
+    rows = [f"{key}\t{one.value}\t{one.source}\n" for key, one in told.items()]
     (folder / "all").write_bytes("".join(rows).encode(errors="surrogateescape"))
-    sources = [f"{name}\t{one.source}\n" for name, one in told.items()]
+    sources = [f"{key}\t{one.source}\n" for key, one in told.items()]
     (folder / "sources").write_text("".join(sources))
-    for name, one in told.items():
-        (folder / name).write_bytes(f"{one.value}\n".encode(errors="surrogateescape"))
+    for key, one in told.items():
+        path = folder / key.replace("/", " ")
+        path.write_bytes(f"{one.value}\n".encode(errors="surrogateescape"))
+
+
+def pool(folder: Path, told: dict[str, Property]) -> Zfs:
+    """A zfs with one dataset; by name."""
+    write(folder, told)
     script = f"""\
 cd {folder}
 echo "$4" >> asked
@@ -68,13 +74,7 @@ def test_what_changes_while_it_is_asked(tmp_path: Path) -> None:
 
 def tree(folder: Path, told: dict[str, Property]) -> Zfs:
     """A zfs with tank and datasets below it, on which just this is set: by dataset, tab, name."""
-    rows = [f"{key}\t{one.value}\t{one.source}\n" for key, one in told.items()]
-    (folder / "all").write_bytes("".join(rows).encode(errors="surrogateescape"))
-    sources = [f"{key}\t{one.source}\n" for key, one in told.items()]
-    (folder / "sources").write_text("".join(sources))
-    for key, one in told.items():
-        path = folder / key.replace("/", " ")
-        path.write_bytes(f"{one.value}\n".encode(errors="surrogateescape"))
+    write(folder, told)
     script = f"""\
 cd {folder}
 case "$*" in

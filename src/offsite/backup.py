@@ -42,7 +42,7 @@ from offsite.series import Series
 from offsite.storing import Result
 from offsite.zfs import datasets
 from offsite.zfs.command import Zfs
-from offsite.zfs.datasets import Dataset, while_imported
+from offsite.zfs.datasets import Dataset
 from offsite.zfs.names import check_snapshot_name, parent_of
 
 JOBS = 2
@@ -148,8 +148,7 @@ def _alone(this: _Run, one: Member) -> Outcome:
             if engine is None:
                 rehearsed = saving.rehearse(one, backups, remotes, failed)
                 return Outcome(rehearsed, {}, recursive=False)
-            with while_imported(one.zfs, one.dataset.name):
-                results = saving.back_up(one, engine, backups, remotes, failed)
+            results = saving.back_up(one, engine, backups, remotes, failed)
             return Outcome(results, {}, recursive=False)
 
 

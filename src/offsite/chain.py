@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from offsite import alike, figures, sshsig
 from offsite.catalog import Backup
 from offsite.errors import IntegrityError, NoBackupError, UsageError
-from offsite.manifest import Head, SnapshotFacts
+from offsite.manifest import Head
 
 NEWEST = frozenset({None, "latest"})
 RESERVED = frozenset({"latest", "latest-full"})  # what a restore means by these is no name
@@ -64,7 +64,8 @@ def choose(
     there = oldest_first(there)
     vouched = [one for one in there if one.status == "complete"]
     # Told to be unchanged, and sent later under this name: a property or a key had been changed.
-    later = {one.guid for one in (_snapshot(each) for each in vouched) if one.name == point}
+    sent = [one.manifest.head.snapshot for one in vouched]
+    later = {one.guid for one in sent if one.name == point}
     told = [one for one in alike.told(backups) if one.label == point]
     same = [one.backup for one in told if one.guid not in later]
     if vouched and (_answers(vouched, point, same) or not _answers(there, point, same)):
@@ -207,10 +208,6 @@ def oldest_first(there: Sequence[Backup]) -> list[Backup]:
         return youngest[head.dataset.guid], head.dataset.guid, head.snapshot.createtxg
 
     return sorted(there, key=age)
-
-
-def _snapshot(one: Backup) -> SnapshotFacts:
-    return one.manifest.head.snapshot
 
 
 def _answers(there: Sequence[Backup], point: str, same: Sequence[Backup]) -> list[Backup]:

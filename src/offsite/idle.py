@@ -72,12 +72,13 @@ def find(
         members[0].progress.info(
             "What is set on the datasets was changed while it was asked: all of them are sent"
         )
+        same, now = {}, {}
     raw = any(lineage.is_raw(stand[name].manifest.head) for name in same)
     salts = zfs_properties.salts(zfs, facts.root, below=True) if raw else {}
     unchanged = {
         name: Unchanged(guid, stand[name].id)
         for name, guid in same.items()
-        if properties.are_still(stand[name].manifest, None if now is None else now.get(name, {}))
+        if properties.are_still(stand[name].manifest, now.get(name, {}))
         and _opens_as_before(stand[name].manifest, salts.get(name, 0))
     }
     recorded = {one.guid for one in told if _is_of(one.by, facts)}

@@ -64,10 +64,8 @@ def choose(manifest: Manifest, which: Which, *, home: bool) -> tuple[Setting, ..
     return tuple(chosen[name] for name in (*(one for one in chosen if one not in last), *last))
 
 
-def are_still(manifest: Manifest, now: Mapping[str, Property] | None) -> bool:
-    """Whether what was recorded as set is what is set ``now``; no if that is not known."""
-    if now is None:
-        return False
+def are_still(manifest: Manifest, now: Mapping[str, Property]) -> bool:
+    """Whether what was recorded as set is what is set ``now``."""
     recorded = {name: Property(one.exact, one.source) for name, one in manifest.properties.items()}
     return _set_by_users(recorded) == _set_by_users(now)
 

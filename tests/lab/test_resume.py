@@ -461,8 +461,7 @@ def taken_in(world: World, target: str) -> int:
     """Bytes that an unfinished receive has on the disk."""
     pool = target.partition("/")[0]
     world.machine.run("zpool", "sync", pool)
-    used = world.machine.run("zfs", "get", "-Hpo", "value", "used", target, check=False)
-    return int(used.stdout) if used.status == 0 else 0
+    return int(world.get(target, "used", check=False) or 0)
 
 
 @pytest.mark.parametrize("kind", [pytest.param("plain", marks=pytest.mark.gate), "encrypted"])
