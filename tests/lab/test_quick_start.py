@@ -1,7 +1,6 @@
-"""README's quick start, word for word, as root on a machine where nothing of it was ever done.
+"""README's quick start, word for word, by root on a Debian where nothing was ever installed.
 
-Its lines are run by one shell on a terminal, in a mount namespace of its own: what setup.sh puts
-into /opt and /usr/local is gone afterwards. The user's part is made up: what is typed into rclone
+Its lines are run by one shell on a terminal. The user's part is made up: what is typed into rclone
 config, and an editor that does what the comment beside it says.
 """
 
@@ -18,23 +17,19 @@ from pathlib import Path
 import pytest
 
 from lab import Host, Machine
+from lab.guest import Guest
+from lab.process import run
 from lab.world import World
+from tests.lab import debian
 
 ROOT = Path(__file__).parents[2]
 LIMIT = 480  # seconds
-OF_THEIR_OWN = """\
-set -e
-mount -t tmpfs none /opt
-for folder in bin share; do
-    upper=$HOME.local/$folder
-    mkdir -p "$upper/new" "$upper/work"
-    options=lowerdir=/usr/local/$folder,upperdir=$upper/new,workdir=$upper/work
-    mount -t overlay -o "$options" none "/usr/local/$folder"
-done
-cd "$HOME"
-"""
-# What rclone config asks, and what is typed: a new remote b2, of the type alias, to that folder.
+CLOUD = "/srv/cloud"
+REPOSITORY = "/srv/offsite.git"
+AND_BACK = "offsite --restore tank/photos --as tank/back"
+# What setup.sh and rclone config ask, and what is typed: a new remote b2, an alias of that folder.
 ASKED = (
+    ("Install these packages? [y/N]", "y"),
     ("n/s/q>", "n"),
     ("name>", "b2"),
     ("Storage>", "alias"),
@@ -67,48 +62,51 @@ def quick_start() -> str:
     text = (ROOT / "README.md").read_text()
     found = re.search(r"^## Quick start\n+```sh\n(.*?)```", text, re.DOTALL | re.MULTILINE)
     assert found is not None
-    return found[1].replace("<this repository>", str(ROOT))
+    return found[1].replace("<this repository>", REPOSITORY)
 
 
 @pytest.mark.usefixtures("photos")
-@pytest.mark.skipif(os.geteuid() != 0, reason="it takes root to hide what setup.sh installs")
-def test_the_quick_start(world: World, tmp_path: Path) -> None:
-    home, cloud = tmp_path / "root", tmp_path / "cloud"
-    home.mkdir()
-    programs = tmp_path / "programs"
-    programs.mkdir()
-    (programs / "nano").write_text(NANO)
-    (programs / "nano").chmod(0o755)
+@pytest.mark.skipif(os.geteuid() != 0, reason="it takes root to install a Debian in a folder")
+@pytest.mark.parametrize("suite", ["bookworm", "trixie"])
+def test_the_quick_start(world: World, suite: str) -> None:
     lines = quick_start()
     assert "nano" in lines
-    told = on_a_terminal(
-        f"{OF_THEIR_OWN}\n{lines}",
-        [(asked, typed.format(folder=cloud)) for asked, typed in ASKED],
-        {
-            "HOME": str(home),
-            "PATH": f"{programs}:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
-            "PIP_CACHE_DIR": str(Path.home() / ".cache/pip"),
-            "TERM": "xterm",
-            "LC_ALL": "C.UTF-8",
-            **world.machine.zfs_settings(),
-        },
-    )
-    assert "Ready. What is left to do:" in told
-    listed = told.rpartition("is backed up on default.")[2]
-    assert "\x1b[32mcomplete" in listed
-    assert "on default" in listed
-    (manifest,) = cloud.glob("my-bucket/zfs/offsite/backups/*/manifest.age")
-    assert manifest.stat().st_size
+    with debian.clean(suite, "git") as clean:
+        run(["git", "clone", "-q", "--bare", "--no-hardlinks", ROOT, f"{clean.root}{REPOSITORY}"])
+        nano = clean.root / "usr/bin/nano"
+        nano.write_text(NANO)
+        nano.chmod(0o755)
+        shared = [world.machine.folder] if isinstance(world.machine, Guest) else []
+        told = on_a_terminal(
+            clean.command(f"set -e; cd ~\n{lines}\n{AND_BACK}", *shared),
+            [(asked, typed.format(folder=CLOUD)) for asked, typed in ASKED],
+            {
+                "HOME": "/root",
+                "PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
+                "LIMIT": str(LIMIT),
+                "TERM": "xterm",
+                "LC_ALL": "C.UTF-8",
+                **world.machine.zfs_settings(),
+            },
+        )
+        assert "Ready. What is left to do:" in told
+        listed = told.partition("is backed up on default.")[2]
+        assert "\x1b[32mcomplete" in listed
+        assert "on default" in listed
+        cloud = clean.root / CLOUD.lstrip("/")
+        (manifest,) = cloud.glob("my-bucket/zfs/offsite/backups/*/manifest.age")
+        assert manifest.stat().st_size
+    world.machine.script("zfs mount tank/back; cmp /tank/photos/numbers /tank/back/numbers")
 
 
 def on_a_terminal(
-    script: str, asked: Sequence[tuple[str, str]], environment: Mapping[str, str]
+    command: Sequence[str], asked: Sequence[tuple[str, str]], environment: Mapping[str, str]
 ) -> str:
-    """What the shell's lines print, and are answered; all must end with status 0."""
+    """What it prints while it is answered; it must end with status 0."""
     left = deque(asked)
     ours, theirs = pty.openpty()
     with subprocess.Popen(
-        ["unshare", "--mount", "timeout", "--foreground", str(LIMIT), "bash", "-c", script],
+        command,
         env=environment,
         stdin=theirs,
         stdout=theirs,
