@@ -228,9 +228,13 @@ def test_all_files_or_none(tmp_path: Path) -> None:
         write(chain, tmp_path / "photos.zfs")
     stop = threading.Event()
     stop.set()
-    with pytest.raises(StoppedError):
+    both = r"photos\.zfs\.001, .*photos\.zfs\.002 was whole; nothing of it is kept"
+    with pytest.raises(StoppedError, match=both) as told:
         write(chain, tmp_path / "photos.zfs", stop)
+    assert told.value.hint == "the same command begins anew"
     assert list(tmp_path.iterdir()) == []
+    with pytest.raises(StoppedError, match="before the stream was whole; what was written is of"):
+        write(find(stores([0])), Path("-"), stop)
 
 
 def test_where_no_file_can_be(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

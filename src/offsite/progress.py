@@ -14,6 +14,7 @@ from typing import Protocol
 class Plan:
     """What is about to move. Sizes in bytes; ``chunks`` is an estimate (0: unknown).
 
+    ``file``: where a restore is written to, if not into a dataset (- is standard output).
     ``done_chunks`` and ``done_bytes`` of it, ``done_stored`` bytes as stored, moved in an earlier
     run.
     """
@@ -27,6 +28,7 @@ class Plan:
     done_chunks: int = 0
     done_bytes: int = 0
     done_stored: int = 0
+    file: str | None = None
 
 
 @dataclass(frozen=True)

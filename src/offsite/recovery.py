@@ -280,7 +280,7 @@ def _carry_out(
 
 def _announce(job: Job, progress: Progress) -> None:
     receipts = [receipt for step in job.left for receipt in step.receipts]
-    totals = result_of(job, [])
+    totals, file = result_of(job, []), job.request.file
     if totals.resumed_chunks:
         progress.info(
             f"Resuming restore to {job.found.dataset}: {totals.resumed_chunks} of {totals.chunks}"
@@ -289,7 +289,7 @@ def _announce(job: Job, progress: Progress) -> None:
     progress.start(
         Plan(
             verb="restore",
-            dataset=job.found.dataset,
+            dataset=job.request.dataset if file else job.found.dataset,
             snapshot=job.chain[-1].name,
             stream_bytes=totals.stream_bytes,
             chunks=totals.chunks,
@@ -297,6 +297,7 @@ def _announce(job: Job, progress: Progress) -> None:
             done_chunks=totals.resumed_chunks,
             done_bytes=totals.stream_bytes - sum(receipt.length for receipt in receipts),
             done_stored=totals.stored_bytes - sum(receipt.size for receipt in receipts),
+            file=file,
         )
     )
 

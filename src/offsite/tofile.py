@@ -101,11 +101,23 @@ def write(
 def put(made: Sequence[Path], streams: Iterable[Iterable[memoryview]]) -> None:
     """Write a stream into each file. Whatever goes wrong, then none of the files is there."""
     with contextlib.ExitStack() as stack:
-        for path, pieces in zip(made, streams, strict=True):
-            with _opened(path, stack) as file:
-                for piece in pieces:
-                    file.write(piece)
+        try:
+            for path, pieces in zip(made, streams, strict=True):
+                with _opened(path, stack) as file:
+                    for piece in pieces:
+                        file.write(piece)
+        except StoppedError as stopped:
+            raise _stopped(made) from stopped
         _name([path for path in made if str(path) != STDOUT], stack)
+
+
+def _stopped(made: Sequence[Path]) -> StoppedError:
+    names = ", ".join(map(str, made))
+    told = "the stream" if names == STDOUT else names
+    kept = "what was written is of no use" if names == STDOUT else "nothing of it is kept"
+    return StoppedError(
+        f"stopped before {told} was whole; {kept}", hint="the same command begins anew"
+    )
 
 
 def _name(made: Sequence[Path], stack: contextlib.ExitStack) -> None:

@@ -272,11 +272,12 @@ def _plan(job: _Job) -> Plan:
     """How long the stream is, nobody knows; where its last shard begins is near enough."""
     return Plan(
         verb="restore",
-        dataset=job.request.file or job.target,
+        dataset=job.request.dataset if job.request.file else job.target,
         snapshot=job.backup.snapshot,
         stream_bytes=job.order[-1].offset or 0,
         chunks=len(job.order),
         providers=tuple({copy.remote.name: None for one in job.order for copy in one.copies}),
+        file=job.request.file,
     )
 
 

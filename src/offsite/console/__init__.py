@@ -252,4 +252,7 @@ def _announcement(plan: Plan) -> str:
     if plan.chunks:
         about += f" in ~{figures.count(plan.chunks, 'chunk')}"
     places = ", ".join(plan.providers)
-    return f"{word} {plan.dataset}@{plan.snapshot} {preposition} {places}{about}"
+    file = (
+        "" if plan.file is None else f" to {'standard output' if plan.file == '-' else plan.file}"
+    )
+    return f"{word} {plan.dataset}@{plan.snapshot}{file} {preposition} {places}{about}"
