@@ -23,11 +23,13 @@ from tests.properties import told
 HERE = Path(__file__).parent
 NUMBERS = count(1)
 ONE_WORKER = {"test_versions.py"}  # they share a second machine
+LONGEST = "test_kills.py"  # as long as some ten others
 SCORES = "fault matrix"
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark every test here that takes a machine; pytest hands over those of other folders, too."""
+    """Mark every test here that takes a machine, and begin with the longest; pytest hands over
+    those of other folders, too."""
     for item in items:
         fixtures = {"machine", "pool", "version", "world"} & set(getattr(item, "fixturenames", ()))
         if fixtures and item.path.is_relative_to(HERE):
@@ -36,6 +38,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
                 item.add_marker("soak")
             if item.path.name in ONE_WORKER:
                 item.add_marker(pytest.mark.xdist_group(item.path.name))
+    items.sort(key=lambda item: item.path.name != LONGEST)
 
 
 @pytest.hookimpl(wrapper=True)

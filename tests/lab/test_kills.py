@@ -1,9 +1,8 @@
-"""What of the fault matrix is to be in the gate; test_faults.py has all of it.
-
-Not yet: with the bounds that it has now it is to be struck a thousand times first, without fail.
-"""
+"""What of the fault matrix is in the gate; all of it is in test_faults.py, and no end in the soak."""
 
 from __future__ import annotations
+
+import pytest
 
 from lab.faults.report import Score
 from lab.faults.subjects import SUBJECTS
@@ -13,6 +12,7 @@ from tests.lab.test_faults import check, interrupt
 ENOUGH = 20
 
 
+@pytest.mark.gate
 def test_twenty_kills_of_a_backup_and_its_restore(
     world: World, pool: str, scores: list[Score]
 ) -> None:
