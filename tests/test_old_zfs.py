@@ -92,7 +92,7 @@ exec /bin/sh {folder}/zfs "$@"
 
 
 def test_an_increment_from_a_bookmark_whose_size_is_not_told(home: Home) -> None:
-    """It is no large one for that."""
+    """It is no large one for that, and what the snapshot refers to is not told for its size."""
     rest = home.folder / "unsized"
     rest.write_text(UNSIZED.format(folder=home.folder))
     program = old_zfs.program(home.folder, "linux-0.7.13", rest=f"/bin/sh {rest}")
@@ -100,8 +100,11 @@ def test_an_increment_from_a_bookmark_whose_size_is_not_told(home: Home) -> None
     home.keep_bookmarks()
     (full,) = home.offsite("--backup", f"{DATASET}@a", "--json").json["backups"]
     home.snapshot("b", repo.stream(8, []), guid=8, createtxg=2000)
+    planned = home.offsite("--backup", f"{DATASET}@b", "--dry-run")
+    assert "to one:\n  zfs does not tell how much. Nothing was changed.\n" in planned.stdout
     done = home.offsite("--backup", f"{DATASET}@b")
     assert done.status == 0, done
+    assert f"INFO: Backing up {DATASET}@b to one\n" in done.log
     mark = f"{DATASET}#offsite-{full['backup_id'][-16:]}"
     assert home.calls("send")[-1] == f"send -L -i {mark} {DATASET}@b"
     assert f"An increment to one from bookmark {mark}" in done.log

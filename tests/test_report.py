@@ -77,6 +77,38 @@ def test_dry_run_writes_no_log(
     assert list(home.glob("*.log")) == []
 
 
+@pytest.mark.parametrize(
+    ("known", "told"),
+    [
+        (
+            {"stream_bytes": 0},
+            [
+                "Would back up tank/a@auto-20251123 (full) to bb and scaleway:",
+                "  zfs does not tell how much. Nothing was changed.",
+            ],
+        ),
+        (
+            {"complete_on": ("bb", "gone")},
+            [
+                "Would copy tank/a@auto-20251123 (full) from bb and gone to scaleway:",
+                "  at most 15 chunks, 228 MiB; zfs sends nothing. Nothing was changed.",
+            ],
+        ),
+        (
+            {"complete_on": ("scaleway", "bb")},
+            ["tank/a@auto-20251123 (full) is on scaleway and bb already. Nothing was changed."],
+        ),
+    ],
+)
+def test_a_dry_run_knows_what_is_there(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], known: Any, told: list[str]
+) -> None:
+    rehearsed = storing.Result(**{**vars(RESULT), "dry_run": True, **known})
+    stub(monkeypatch, backup, lambda *_: backup.Outcome((rehearsed,), {}, recursive=False))
+    assert cli.main(["-b", "tank/a", "--dry-run"]) == 0
+    assert capfd.readouterr().out.splitlines() == told
+
+
 def test_summary_of_a_restore(
     monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:

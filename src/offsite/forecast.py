@@ -36,10 +36,11 @@ def source(zfs: Zfs, dataset: Dataset, snapshot: str) -> Source:
 
 def result_of(config: Config, zfs: Zfs, dataset: Dataset, source: Source, task: Task) -> Result:
     """What a task would do."""
-    base, begun = task.choice.base, task.begun or task.complete
-    size = 0 if task.complete else _size(config, zfs, dataset, source, base)
-    if task.begun is not None and task.begun.head is not None:
-        size = task.begun.head.estimate
+    base, begun = task.choice.base, task.begun
+    if task.complete is not None:
+        return _of_complete(task.complete, dataset, source, task)
+    known = begun.head.estimate if begun is not None and begun.head is not None else None
+    size = _size(config, zfs, dataset, source, base) if known is None else known
     return Result(
         backup_id=begun.id if begun else "",
         dataset=dataset.name,
@@ -57,8 +58,30 @@ def result_of(config: Config, zfs: Zfs, dataset: Dataset, source: Source, task: 
     )
 
 
+def _of_complete(complete: Backup, dataset: Dataset, source: Source, task: Task) -> Result:
+    """It is copied to those that do not have it."""
+    base, signed = _name_of(complete, None), complete.manifest
+    return Result(
+        backup_id=complete.id,
+        dataset=dataset.name,
+        snapshot=source.label,
+        type="incremental" if base else "full",
+        stream_bytes=signed.stream_bytes,
+        stored_bytes=signed.stored_bytes,
+        chunks=signed.chunks,
+        seconds=0.0,
+        providers=tuple(remote.name for remote in task.remotes),
+        failed={},
+        dry_run=True,
+        resumed_chunks=signed.chunks,
+        base=base,
+        complete_on=complete.providers,
+    )
+
+
 def _size(config: Config, zfs: Zfs, dataset: Dataset, source: Source, base: Base | None) -> int:
-    """About how many bytes a send has, or would have if the snapshot were made now."""
+    """About how many bytes a send has, or would have if the snapshot were made now; 0 if nobody
+    knows."""
     start = base.point.full_name if base else None
     if not source.snapshot.guid:
         return (
@@ -67,7 +90,7 @@ def _size(config: Config, zfs: Zfs, dataset: Dataset, source: Source, base: Base
             else dataset.referenced
         )
     flags = base.flags if base else abilities.known_flags(zfs, send_flags(dataset, config))
-    return datasets.estimate(zfs, source.snapshot.full_name, base=start, flags=flags).size
+    return datasets.estimate(zfs, source.snapshot.full_name, base=start, flags=flags)
 
 
 def _name_of(begun: Backup | None, base: Base | None) -> str | None:

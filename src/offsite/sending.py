@@ -74,8 +74,9 @@ class Sender:
     def _tell(self, stored: int, engine: str) -> None:
         head = self.head
         expected = max(-(-head.estimate // head.chunk_size), stored)
+        of_all = f" of ~{expected}" if head.estimate else ""
         self.progress.info(
-            f"Resuming backup of {self.snapshot.full_name}: {stored} of ~{expected} chunks"
+            f"Resuming backup of {self.snapshot.full_name}: {stored}{of_all} chunks"
             f" are stored ({engine})"
         )
 

@@ -38,7 +38,6 @@ from offsite.repository import Author, Keyring
 from offsite.seal import Sealed
 from offsite.sending import Sender
 from offsite.subject import Subject, let_go, utc
-from offsite.zfs.datasets import Estimate
 
 
 @dataclass(frozen=True)
@@ -46,7 +45,8 @@ class Result:
     """What was done (or, for ``dry_run``, would be). Sizes in bytes; ``failed`` says why.
 
     ``base`` is the snapshot that an increment stands on. ``sent_bytes`` came out of zfs send in
-    this run; ``resumed_chunks`` were stored before it.
+    this run; ``resumed_chunks`` were stored before it. ``complete_on`` is told by a ``dry_run``:
+    providers that have all of it.
     """
 
     backup_id: str
@@ -63,6 +63,7 @@ class Result:
     sent_bytes: int = 0
     resumed_chunks: int = 0
     base: str | None = None
+    complete_on: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -144,15 +145,14 @@ def _begin(work: Run, subject: Subject) -> Head:
     estimate = subject.estimate(work.config)
     if subject.base is not None:
         _tell_if_large(estimate, subject.base, work.progress)
-    return subject.head(work.config, work.author, estimate.size)
+    return subject.head(work.config, work.author, estimate)
 
 
-def _tell_if_large(estimate: Estimate, base: Base, progress: Progress) -> None:
-    """Only by zfs's own word: before OpenZFS 2.0 it tells no size of what begins at a bookmark."""
+def _tell_if_large(estimate: int, base: Base, progress: Progress) -> None:
     full = base.chain[0].manifest
-    if estimate.told and estimate.size > full.stream_bytes / 2:
+    if estimate > full.stream_bytes / 2:
         progress.info(
-            f"This increment has about {figures.size(estimate.size)}, more than half of the full"
+            f"This increment has about {figures.size(estimate)}, more than half of the full"
             f" backup @{full.head.snapshot.name} ({figures.size(full.stream_bytes)}): a new chain"
             " (--full) may be worth it"
         )

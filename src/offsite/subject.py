@@ -22,7 +22,7 @@ from offsite.repository import Author
 from offsite.zfs import abilities, datasets, properties
 from offsite.zfs.bookmarks import Point
 from offsite.zfs.command import Zfs
-from offsite.zfs.datasets import Dataset, Estimate, Snapshot
+from offsite.zfs.datasets import Dataset, Snapshot
 from offsite.zfs.failures import CommandError, Reason, is_read_only
 
 _LEVEL = re.compile(r"(?P<name>zstd|gzip)(?:-(?P<level>[0-9]+))?")
@@ -51,8 +51,8 @@ class Subject:
         """The full name of the snapshot or bookmark that zfs send -i takes."""
         return self.point.full_name if self.point else None
 
-    def estimate(self, config: Config) -> Estimate:
-        """Of the stream of a new backup."""
+    def estimate(self, config: Config) -> int:
+        """About how many bytes the stream of a new backup will have; 0 if nobody knows."""
         flags, name = self._flags(config), self.snapshot.full_name
         return datasets.estimate(self.zfs, name, base=self.begins_at, flags=flags)
 

@@ -1,4 +1,4 @@
-"""What of the fault matrix is in the gate; all of it is in test_faults.py, and no end in the soak."""
+"""What of the fault matrix is in the gate; all of it is in test_faults.py."""
 
 from __future__ import annotations
 

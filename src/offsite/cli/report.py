@@ -88,16 +88,10 @@ def backups_json(done: backup.Outcome) -> str:
 
 def backup_summary(result: storing.Result) -> Text:
     """A few lines: what is where now, and what is not."""
-    name = f"{result.dataset}@{result.snapshot}"
-    places = in_words(result.providers)
     if result.dry_run:
-        text = Text(
-            printable(f"Would back up {name} ({_kind(result)}) to {places}")
-            + f":\n  about {figures.size(result.stream_bytes)}"
-            f" in ~{figures.count(result.chunks, 'chunk')} before compression."
-            " Nothing was changed.",
-        )
-        return _with_failed(text, result)
+        lines = [printable(line) for line in _plan(result)]
+        return _with_failed(Text("\n  ".join(lines) + " Nothing was changed."), result)
+    name, places = f"{result.dataset}@{result.snapshot}", in_words(result.providers)
     text = Text(printable(f"{name} is backed up on {places}."), "green")
     text.append(f"\n  {_amounts(result)}", "default")
     if result.resumed_chunks:
@@ -108,6 +102,25 @@ def backup_summary(result: storing.Result) -> Text:
         )
     text.append("\n  " + printable(f"backup {result.backup_id}, {_kind(result)}"), "dim")
     return _with_failed(text, result)
+
+
+def _plan(result: storing.Result) -> list[str]:
+    """The lines of what a backup would do."""
+    name = f"{result.dataset}@{result.snapshot} ({_kind(result)})"
+    chunks = figures.count(result.chunks, "chunk")
+    there = in_words(result.complete_on)
+    lacking = [each for each in result.providers if each not in result.complete_on]
+    if result.complete_on and not lacking:
+        return [f"{name} is on {there} already."]
+    if result.complete_on:
+        size = f"at most {chunks}, {figures.size(result.stored_bytes)}; zfs sends nothing."
+        return [f"Would copy {name} from {there} to {in_words(lacking)}:", size]
+    size = f"about {figures.size(result.stream_bytes)} in ~{chunks} before compression."
+    unknown = "zfs does not tell how much."
+    return [
+        f"Would back up {name} to {in_words(result.providers)}:",
+        size if result.stream_bytes else unknown,
+    ]
 
 
 def _with_failed(text: Text, result: storing.Result) -> Text:

@@ -66,15 +66,6 @@ class Version:
     kernel: str
 
 
-@dataclass(frozen=True)
-class Estimate:
-    """About how many bytes a send will have. ``told``: by zfs; else it is what the snapshot refers
-    to, which for an increment is far too much."""
-
-    size: int
-    told: bool
-
-
 @functools.cache
 def version(zfs: Zfs) -> Version:
     """Asked once. Raises ZfsError if zfs cannot be run, but not if it is too old to tell."""
@@ -283,16 +274,19 @@ def holds(zfs: Zfs, snapshot: str) -> list[str]:
     return [row[1] for row in _split(zfs.run("holds", "-H", snapshot))]
 
 
-def estimate(
-    zfs: Zfs, snapshot: str, *, base: str | None = None, flags: Sequence[str] = ()
-) -> Estimate:
-    """Source of the format: ``size<TAB>N`` ends the output of ``zfs send -nP``. Raises ZfsError."""
+def estimate(zfs: Zfs, snapshot: str, *, base: str | None = None, flags: Sequence[str] = ()) -> int:
+    """About how many bytes a send will have; 0 if nobody knows.
+
+    Where zfs does not tell, a full one has what the snapshot refers to. Before OpenZFS 2.0 it tells
+    no size of what begins at a bookmark. Source of the format: ``size<TAB>N`` ends the output of
+    ``zfs send -nP``. Raises ZfsError.
+    """
     args = send_args(snapshot, base=base, flags=("-nP", *flags))
     with contextlib.suppress(CommandError):
         sizes = [row[1] for row in _split(zfs.run(*args, timeout=600)) if row[0] == "size"]
         if sizes:
-            return Estimate(int(sizes[-1]), told=True)
-    return Estimate(int(zfs.run("get", "-pHo", "value", "referenced", snapshot)), told=False)
+            return int(sizes[-1])
+    return 0 if base else int(zfs.run("get", "-pHo", "value", "referenced", snapshot))
 
 
 def written(zfs: Zfs, dataset: str, since: str) -> int:
