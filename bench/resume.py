@@ -7,7 +7,9 @@ on this disk, and killed when 80 % of the chunks are there. From copies of that 
 command goes on, with a zfs that serves tokens and with one that does not, in turns. Printed are the
 medians, in seconds from the start of the command: until the log names the engine (the start-up:
 what is stored is read; for the re-send also zfs's refusal of a token), and until the first chunk is
-written to the folder; then what came out of zfs send in the whole run.
+written to the folder; then what came out of zfs send in the whole run. The exit status is 1 if,
+without the start-up, the token's time grows with the stream (by more than half as much), or the
+re-send is not slower at the larger size.
 """
 
 from __future__ import annotations
@@ -19,6 +21,7 @@ import os
 import shutil
 import statistics
 import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Mapping
@@ -89,8 +92,8 @@ class Row:
         )
 
 
-def main() -> None:
-    """Run all rounds at all sizes and print the table."""
+def main() -> int:
+    """Run all rounds at all sizes and print the table; 0 if it is flat against linear."""
     options = argparse.ArgumentParser(prog="script/bench resume", description=summary())
     options.add_argument("--sizes", type=int, nargs=2, default=[16, 64], metavar="MIB")
     options.add_argument("--rounds", type=int, default=3)
@@ -108,6 +111,10 @@ def main() -> None:
                 shutil.rmtree(again.home)
     print(f"at the end: {load()}")
     report(rows)
+    faults = amiss(rows)
+    for fault in faults:
+        print(f"NOT AS IT SHALL BE: {fault}")
+    return int(bool(faults))
 
 
 def load() -> str:
@@ -135,6 +142,14 @@ def report(rows: list[Row]) -> None:
         grown = f"{large.size / small.size:.1f} times the stream, {small.engine}:"
         print(f"{grown} {large.first / small.first:.1f} times as long", end="")
         print(f", without start-up {large.after / small.after:.1f}")
+
+
+def amiss(rows: list[Row]) -> list[str]:
+    """What of the smaller and the larger stream's rows is not as it shall be."""
+    small, _, large, resent = rows
+    grown, allowed = large.after / small.after, 1 + (large.size / small.size - 1) / 2
+    faults = [f"the token's time grows: {grown:.1f} times"] if grown > allowed else []
+    return faults + (["re-send is not slower"] if resent.after <= large.after else [])
 
 
 def snapshot(size: int) -> str:
@@ -229,4 +244,4 @@ def log_of(world: World) -> str:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from bench import throughput
+from bench import resume, throughput
 from bench.throughput import OURS, PEER, Contender, Run, Runs
 from tests import repo
 
@@ -93,3 +93,31 @@ def test_a_stream_of_other_flags_is_not_used_again(
     monkeypatch.setattr(throughput, "SEND_FLAGS", ("-L", "-e"))
     throughput.main([])
     assert made[0] != made[1]
+
+
+@pytest.mark.parametrize(
+    ("seconds", "told"),
+    [
+        ((0.5, 1.6, 0.5, 5.1), []),
+        ((0.5, 1.6, 1.25, 5.1), []),
+        ((0.5, 1.6, 1.3, 5.1), ["the token's time grows: 2.6 times"]),
+        ((0.5, 1.6, 0.5, 0.5), ["re-send is not slower"]),
+    ],
+)
+def test_resume_fails_if_it_is_not_flat_against_linear(
+    seconds: tuple[float, ...], told: list[str]
+) -> None:
+    """Without the start-up, by the medians: four times the stream, so 2.5 times is the most."""
+    cases = [(size, engine) for size in (16, 64) for engine in resume.ENGINES]
+    rows = [
+        resume.Row(
+            size,
+            engine,
+            [resume.Run(started, started + after * by, 1, 8, 10) for started, by in TRIED],
+        )
+        for (size, engine), after in zip(cases, seconds, strict=True)
+    ]
+    assert resume.amiss(rows) == told
+
+
+TRIED = ((1.0, 1.0), (9.0, 0.1), (2.0, 9.0))  # a start-up, and what "after" is multiplied by
