@@ -95,7 +95,7 @@ class Row:
 def main() -> int:
     """Run all rounds at all sizes and print the table; 0 if it is flat against linear."""
     options = argparse.ArgumentParser(prog="script/bench resume", description=summary())
-    options.add_argument("--sizes", type=int, nargs=2, default=[16, 64], metavar="MIB")
+    options.add_argument("--sizes", type=int, nargs=2, default=[32, 128], metavar="MIB")
     options.add_argument("--rounds", type=int, default=3)
     chosen = options.parse_args()
     rows = [Row(size, engine, []) for size in chosen.sizes for engine in ENGINES]
