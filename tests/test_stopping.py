@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import signal
 import subprocess
@@ -73,6 +74,46 @@ with stopping() as stop:
     command = [sys.executable, "-c", code]
     ended = subprocess.run(command, timeout=repo.LONG, check=False)
     assert ended.returncode == 0
+
+
+def test_a_main_thread_that_runs_no_handler() -> None:
+    """As one that begins to wait just then; this one is in a read(2) that no signal ends."""
+    reading, writing = os.pipe()
+    state = Path(f"/proc/self/task/{threading.get_native_id()}/stat")
+    seen: list[bool] = []
+
+    def interrupt() -> None:
+        try:
+            repo.wait_for(lambda: state.read_text().rpartition(") ")[2][0] == "S")
+            os.kill(os.getpid(), signal.SIGTERM)
+            repo.wait_for(stop.is_set)
+            seen.append(True)
+        finally:
+            os.write(writing, b"x")
+
+    with stopping() as stop:
+        signal.siginterrupt(signal.SIGTERM, False)
+        other = threading.Thread(target=interrupt)
+        other.start()
+        ctypes.CDLL(None).read(reading, ctypes.create_string_buffer(1), 1)
+        other.join()
+    assert seen == [True]
+    os.close(reading)
+    os.close(writing)
+
+
+def test_another_signal_asks_for_nothing() -> None:
+    before = signal.signal(signal.SIGUSR1, lambda *_: None)
+    try:
+        with stopping() as stop:
+            signal.raise_signal(signal.SIGUSR1)
+            assert not stop.is_set()
+            signal.raise_signal(signal.SIGTERM)
+            assert stop.is_set()
+        assert stop.is_set()
+        assert signal.set_wakeup_fd(-1) == -1
+    finally:
+        signal.signal(signal.SIGUSR1, before)
 
 
 def test_the_second_signal_is_final() -> None:

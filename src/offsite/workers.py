@@ -113,6 +113,7 @@ def _serve(end: Connection, others: list[Connection], task: Callable[[Job], Answ
     # ^C reaches the whole group; the main process decides what becomes of it.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    signal.set_wakeup_fd(-1)
     logging.disable()  # only the main process may write where the log goes
     for other in others:
         other.close()

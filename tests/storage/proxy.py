@@ -182,9 +182,9 @@ class Proxy:
             pass
 
     def _give(self, client: socket.socket, piece: bytes) -> None:
-        client.sendall(piece)
         with self._lock:
-            self.given += len(piece)
+            self.given += len(piece)  # before: who got it may look at once
+        client.sendall(piece)
 
     def _throttle(self, size: int) -> None:
         if self.rate is None:
