@@ -19,7 +19,7 @@ from lab.faults import plan, report, victims
 from lab.faults import series as rules
 from lab.faults.plan import Strike
 from lab.faults.report import Fault, Score
-from lab.faults.run import Phase, Run
+from lab.faults.run import DefectError, Phase, Run
 from lab.faults.series import Series
 from lab.faults.victims import Victim
 from lab.host import Host
@@ -145,7 +145,7 @@ def test_what_a_restore_may_receive_again(
     ("verb", "phase", "told", "done"),
     [
         ("--restore", Phase.AFTER, "ERROR: tank/b exists; it was not touched", True),
-        ("--restore", Phase.TRANSFER, "ERROR: tank/b exists; it was not touched", False),
+        ("--restore", Phase.TRANSFER, "ERROR: tank/b exists; it was not touched", True),
         ("--restore", Phase.AFTER, "ERROR: not enough room", False),
         ("--backup", Phase.AFTER, "ERROR: tank/b exists; it was not touched", False),
     ],
@@ -160,6 +160,22 @@ def test_a_restore_that_was_killed_when_it_was_done(
     assert series._was_done(Ran(2, "", told)) == done
     series.command = (*series.command, "--update")
     assert not series._was_done(Ran(2, "", told))
+
+
+@pytest.mark.parametrize(("left", "command"), [(7, ("--update",)), (7, ()), (0, ("--update",))])
+def test_a_restore_that_was_not_whole_and_told_so_by_nothing(
+    tmp_path: Path, left: int, command: tuple[str, ...]
+) -> None:
+    """Then --update has something to receive."""
+    series = nowhere(tmp_path, "--restore")
+    series.command = (*series.command, *command)
+    ran = Ran(0, json.dumps({"restore": {"stream_bytes": left}}), "")
+    run = cast(Run, SimpleNamespace(log="", moved=0))
+    if left and command:
+        with pytest.raises(DefectError, match="it was not whole, and nothing told so"):
+            series._judge(run, ran, [])
+    else:
+        series._judge(run, ran, [])
 
 
 def journal(home: Path, stored: int, seam: int) -> None:

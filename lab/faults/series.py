@@ -110,23 +110,24 @@ class Series:
         return ran
 
     def _was_done(self, ran: Ran) -> bool:
-        """Whether the run before was killed when all its work was done, but for saying so: of a
-        restore that is whole nothing tells that it was one."""
-        before = self.score.faults[-1:]
-        late = any(each.phase is Phase.AFTER and each.interrupted for each in before)
+        """Whether the run before may have been killed when all its work was done, but for saying
+        so: of a restore that is whole nothing tells that it was one. Then nothing is left to do."""
+        killed = any(each.interrupted for each in self.score.faults[-1:])
         restore = self.command[0] == "--restore" and "--update" not in self.command
-        return late and restore and "exists; it was not touched" in ran.stderr
+        return killed and restore and "exists; it was not touched" in ran.stderr
 
     def _strike(self, run: Run, left: deque[Strike]) -> list[tuple[Victim, Phase]]:
         """Whom we killed, until one of them ends the run."""
         struck: list[tuple[Victim, Phase]] = []
         while left and left[0].await_moment(run):
-            victim, phase = left[0].victim, run.phase
             run.note_shared()
+            run.look()
+            victim, phase = left[0].victim, run.phase
             if victims.kill(victim, run.main, self.world.machine, self.rng):
                 left.popleft()
             else:  # not there any more, or between two links: the next run will have one
-                victim = Victim.MAIN
+                run.look()
+                victim, phase = Victim.MAIN, run.phase
                 if not victims.kill(victim, run.main, self.world.machine, self.rng):
                     break
             struck.append((victim, phase))
@@ -153,6 +154,8 @@ class Series:
         self._compare(run.log)
         verb = self.command[0].strip("-")
         done = ran.json[verb] if ran.status == 0 else {}
+        if "--update" in self.command and done.get("stream_bytes"):
+            raise DefectError(f"{self.command}: it was not whole, and nothing told so\n{run.log}")
         moved = int(done.get("sent_bytes", run.moved))  # a restore does not tell it
         self.score.moved += moved
         if verb == "restore":
