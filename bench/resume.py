@@ -98,6 +98,7 @@ def main() -> int:
     options.add_argument("--sizes", type=int, nargs=2, default=[32, 128], metavar="MIB")
     options.add_argument("--rounds", type=int, default=3)
     chosen = options.parse_args()
+    chosen.sizes.sort()
     rows = [Row(size, engine, []) for size in chosen.sizes for engine in ENGINES]
     with boot() as guest, tempfile.TemporaryDirectory(prefix="offsite-bench-") as folder:
         guest.make_pool(POOL, 4 * sum(chosen.sizes) * MIB + 256 * MIB, compression="off")

@@ -220,7 +220,7 @@ def test_the_reason_is_the_newest_ones() -> None:
 
 @pytest.mark.parametrize(
     ("estimate", "lines"),
-    [(501, 1), (500, 0), (0, 0)],
+    [(501, 1), (500, 0)],
 )
 def test_more_than_half_of_a_full_one_is_told_if_zfs_told_it(estimate: int, lines: int) -> None:
     assert A.signed is not None

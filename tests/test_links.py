@@ -228,13 +228,28 @@ def test_all_files_or_none(tmp_path: Path) -> None:
         write(chain, tmp_path / "photos.zfs")
     stop = threading.Event()
     stop.set()
-    both = r"photos\.zfs\.001, .*photos\.zfs\.002 was whole; nothing of it is kept"
+    both = r"to .*photos\.zfs\.001 to photos\.zfs\.002; what was is not kept"
     with pytest.raises(StoppedError, match=both) as told:
         write(chain, tmp_path / "photos.zfs", stop)
     assert told.value.hint == "the same command begins anew"
     assert list(tmp_path.iterdir()) == []
-    with pytest.raises(StoppedError, match="before the stream was whole; what was written is of"):
+    with pytest.raises(StoppedError, match="to standard output; what was is of no use"):
         write(find(stores([0])), Path("-"), stop)
+
+
+def test_stopped_in_the_second_file(tmp_path: Path) -> None:
+    made = [tmp_path / "a.001", tmp_path / "a.002"]
+
+    def pieces() -> Iterator[memoryview]:
+        yield memoryview(b"some")
+        assert sorted(path.name for path in tmp_path.iterdir()) == [
+            "a.001.partial", "a.002.partial",
+        ]  # fmt: skip
+        raise StoppedError("stopped")
+
+    with pytest.raises(StoppedError, match="before all was written"):
+        tofile.put(made, [[memoryview(b"all")], pieces()])
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_where_no_file_can_be(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

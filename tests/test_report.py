@@ -81,10 +81,24 @@ def test_dry_run_writes_no_log(
     ("known", "told"),
     [
         (
-            {"stream_bytes": 0},
+            {"stream_bytes": None, "chunks": 0},
             [
                 "Would back up tank/a@auto-20251123 (full) to bb and scaleway:",
                 "  zfs does not tell how much. Nothing was changed.",
+            ],
+        ),
+        (
+            {"stream_bytes": 0, "chunks": 0},
+            [
+                "Would back up tank/a@auto-20251123 (full) to bb and scaleway:",
+                "  about 0 B in ~0 chunks before compression. Nothing was changed.",
+            ],
+        ),
+        (
+            {"complete_on": ("gone",)},
+            [
+                "Would copy tank/a@auto-20251123 (full) from gone to bb and scaleway:",
+                "  at most 15 chunks, 228 MiB to each; zfs sends nothing. Nothing was changed.",
             ],
         ),
         (

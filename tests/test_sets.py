@@ -412,6 +412,21 @@ def test_a_plan_changes_nothing(pool: Pool) -> None:
     assert pool.places() == {}
 
 
+def test_a_plan_knows_what_is_there(pool: Pool) -> None:
+    """On one provider, on both, on none of them."""
+    pool.backup("tank@s", "--provider", "one")
+    pool.backup("tank/a@s", "--no-recursive")
+    pool.fail(one=[0, 1, 2], two=[0, 1, 2])
+    plan = pool.backup("tank@s", "--dry-run").json
+    known = [(one["complete_on"], one["stream_bytes"] > 0) for one in plan["backups"]]
+    assert known == [(["one"], True), (["one", "two"], True), (["one"], True)]
+    told = pool.home.offsite("--backup", "tank@s", "--dry-run").stdout
+    rows = [line.split()[2:] for line in told.splitlines()[1:4]]
+    copied, there = ["copied", "-", "two"], ["there", "already", "-", "one,", "two"]
+    assert rows == [copied, there, copied]
+    assert "1 dataset of them there already" in told
+
+
 # --- back again -----------------------------------------------------------------------------------
 
 

@@ -49,7 +49,8 @@ LINKS = 2  # of a chain, at most
 # Bytes that the main thread reads besides, of which a killed run's count cannot be rid (run.Run).
 ELSE = 1 << 20
 RESUMING = re.compile(
-    r"Resuming (?:backup|restore) .*: (\d+) of ~?\d+ chunks are (?:stored|received)(?: \((.*)\))?"
+    r"Resuming (?:backup|restore) .*: (\d+)(?: of ~?\d+)? chunks? are"
+    r" (?:stored|received)(?: \((.*)\))?"
 )
 
 

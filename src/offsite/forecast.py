@@ -39,8 +39,8 @@ def result_of(config: Config, zfs: Zfs, dataset: Dataset, source: Source, task: 
     base, begun = task.choice.base, task.begun
     if task.complete is not None:
         return _of_complete(task.complete, dataset, source, task)
-    known = begun.head.estimate if begun is not None and begun.head is not None else None
-    size = _size(config, zfs, dataset, source, base) if known is None else known
+    begun_with = begun.head.estimate if begun is not None and begun.head is not None else None
+    size = begun_with or _size(config, zfs, dataset, source, base)
     return Result(
         backup_id=begun.id if begun else "",
         dataset=dataset.name,
@@ -48,7 +48,7 @@ def result_of(config: Config, zfs: Zfs, dataset: Dataset, source: Source, task: 
         type="incremental" if _name_of(begun, base) else "full",
         stream_bytes=size,
         stored_bytes=0,
-        chunks=-(-size // config.chunk_size),
+        chunks=-(-(size or 0) // config.chunk_size),
         seconds=0.0,
         providers=tuple(remote.name for remote in task.remotes),
         failed={},
@@ -79,8 +79,10 @@ def _of_complete(complete: Backup, dataset: Dataset, source: Source, task: Task)
     )
 
 
-def _size(config: Config, zfs: Zfs, dataset: Dataset, source: Source, base: Base | None) -> int:
-    """About how many bytes a send has, or would have if the snapshot were made now; 0 if nobody
+def _size(
+    config: Config, zfs: Zfs, dataset: Dataset, source: Source, base: Base | None
+) -> int | None:
+    """About how many bytes a send has, or would have if the snapshot were made now; None if nobody
     knows."""
     start = base.point.full_name if base else None
     if not source.snapshot.guid:

@@ -14,7 +14,7 @@ from typing import Protocol
 class Plan:
     """What is about to move. Sizes in bytes; ``chunks`` is an estimate (0: unknown).
 
-    ``file``: where a restore is written to, if not into a dataset (- is standard output).
+    ``file``: in words, where a restore is written to, if not into a dataset.
     ``done_chunks`` and ``done_bytes`` of it, ``done_stored`` bytes as stored, moved in an earlier
     run.
     """

@@ -194,7 +194,7 @@ def to_file(
         files = tofile.paths(path, len(chain), size)
         if request.dry_run:
             return replace(plan(job, stop), files=tuple(map(str, files)))
-        _announce(job, progress)
+        _announce(job, progress, tofile.named(files))
         try:
             came = tofile.write(chain, files, engine, stop, progress)
         finally:
@@ -278,9 +278,9 @@ def _carry_out(
     return came, done
 
 
-def _announce(job: Job, progress: Progress) -> None:
+def _announce(job: Job, progress: Progress, file: str | None = None) -> None:
     receipts = [receipt for step in job.left for receipt in step.receipts]
-    totals, file = result_of(job, []), job.request.file
+    totals = result_of(job, [])
     if totals.resumed_chunks:
         progress.info(
             f"Resuming restore to {job.found.dataset}: {totals.resumed_chunks} of {totals.chunks}"

@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
 
-from offsite import pipeline, seal
+from offsite import figures, pipeline, seal
 from offsite.errors import ZfsError
 from offsite.history import History
 from offsite.indexes import IndexWriter
@@ -74,10 +74,11 @@ class Sender:
     def _tell(self, stored: int, engine: str) -> None:
         head = self.head
         expected = max(-(-head.estimate // head.chunk_size), stored)
-        of_all = f" of ~{expected}" if head.estimate else ""
+        known = (
+            f"{stored} of ~{expected} chunks" if head.estimate else figures.count(stored, "chunk")
+        )
         self.progress.info(
-            f"Resuming backup of {self.snapshot.full_name}: {stored}{of_all} chunks"
-            f" are stored ({engine})"
+            f"Resuming backup of {self.snapshot.full_name}: {known} are stored ({engine})"
         )
 
     def _by_token(self, history: History) -> int:

@@ -45,15 +45,15 @@ class Result:
     """What was done (or, for ``dry_run``, would be). Sizes in bytes; ``failed`` says why.
 
     ``base`` is the snapshot that an increment stands on. ``sent_bytes`` came out of zfs send in
-    this run; ``resumed_chunks`` were stored before it. ``complete_on`` is told by a ``dry_run``:
-    providers that have all of it.
+    this run; ``resumed_chunks`` were stored before it. In a ``dry_run`` ``stream_bytes`` is None if
+    zfs does not tell, and the providers ``complete_on`` have all of it already.
     """
 
     backup_id: str
     dataset: str
     snapshot: str
     type: str
-    stream_bytes: int
+    stream_bytes: int | None
     stored_bytes: int
     chunks: int
     seconds: float
@@ -63,7 +63,7 @@ class Result:
     sent_bytes: int = 0
     resumed_chunks: int = 0
     base: str | None = None
-    complete_on: tuple[str, ...] = ()
+    complete_on: tuple[str, ...] | None = None
 
 
 @dataclass(frozen=True)
@@ -144,8 +144,8 @@ def send(
 def _begin(work: Run, subject: Subject) -> Head:
     estimate = subject.estimate(work.config)
     if subject.base is not None:
-        _tell_if_large(estimate, subject.base, work.progress)
-    return subject.head(work.config, work.author, estimate)
+        _tell_if_large(estimate or 0, subject.base, work.progress)
+    return subject.head(work.config, work.author, estimate or 0)
 
 
 def _tell_if_large(estimate: int, base: Base, progress: Progress) -> None:
@@ -232,7 +232,8 @@ def spread(work: Run, already: Backup, others: Sequence[Remote] = ()) -> Done:
     stored = history.of_complete(signed, receipts, mirror, keyring)
     stored = replace(stored, copies=[one for one in stored.copies if one.remote.name not in own])
     work.progress.info(f"{name} is complete on {', '.join(already.providers)}")
-    work.progress.start(sending.plan(signed.head, [one.name for one in lacking], receipts))
+    known = msgspec.structs.replace(signed.head, estimate=signed.stream_bytes)
+    work.progress.start(sending.plan(known, [one.name for one in lacking], receipts))
     for remote in lacking:
         _publish_format(remote, mirror)
     relay = Relay(signed.head.id, mirror, work.engine.arena, work.progress, tuple(others))

@@ -51,8 +51,8 @@ class Subject:
         """The full name of the snapshot or bookmark that zfs send -i takes."""
         return self.point.full_name if self.point else None
 
-    def estimate(self, config: Config) -> int:
-        """About how many bytes the stream of a new backup will have; 0 if nobody knows."""
+    def estimate(self, config: Config) -> int | None:
+        """About how many bytes the stream of a new backup will have; None if nobody knows."""
         flags, name = self._flags(config), self.snapshot.full_name
         return datasets.estimate(self.zfs, name, base=self.begins_at, flags=flags)
 

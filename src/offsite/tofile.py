@@ -111,12 +111,18 @@ def put(made: Sequence[Path], streams: Iterable[Iterable[memoryview]]) -> None:
         _name([path for path in made if str(path) != STDOUT], stack)
 
 
+def named(made: Sequence[Path]) -> str:
+    """The files, for a person."""
+    if str(made[0]) == STDOUT:
+        return "standard output"
+    return str(made[0]) if len(made) == 1 else f"{made[0]} to {made[-1].name}"
+
+
 def _stopped(made: Sequence[Path]) -> StoppedError:
-    names = ", ".join(map(str, made))
-    told = "the stream" if names == STDOUT else names
-    kept = "what was written is of no use" if names == STDOUT else "nothing of it is kept"
+    kept = "of no use" if str(made[0]) == STDOUT else "not kept"
     return StoppedError(
-        f"stopped before {told} was whole; {kept}", hint="the same command begins anew"
+        f"stopped before all was written to {named(made)}; what was is {kept}",
+        hint="the same command begins anew",
     )
 
 

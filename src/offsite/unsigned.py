@@ -13,6 +13,7 @@ from collections.abc import Generator, Iterable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
 from itertools import chain
+from pathlib import Path
 
 from offsite import (
     connect,
@@ -277,7 +278,7 @@ def _plan(job: _Job) -> Plan:
         stream_bytes=job.order[-1].offset or 0,
         chunks=len(job.order),
         providers=tuple({copy.remote.name: None for one in job.order for copy in one.copies}),
-        file=job.request.file,
+        file=tofile.named([Path(job.request.file)]) if job.request.file else None,
     )
 
 

@@ -51,7 +51,9 @@ def clean(suite: str, *packages: str) -> Iterator[Debian]:
         root = Path(name)
         with_them = ",".join(["ca-certificates", *packages])
         options = ["--variant=minbase", f"--include={with_them}"]
-        run(["debootstrap", *options, suite, name, mirror()], timeout=900)
+        # What it mounts there is gone with it, even if it is killed.
+        install = ["unshare", "--mount", "debootstrap", *options, suite, name, mirror()]
+        run(install, timeout=900)
         # Its name service, and whom this machine trusts, for there may be a proxy in between.
         for path in ("etc/resolv.conf", "etc/hosts", CERTIFICATES):
             if Path("/", path).exists():

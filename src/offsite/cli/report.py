@@ -41,8 +41,11 @@ def backups_summary(done: backup.Outcome) -> RenderableType:
     if done.unchanged:
         told = figures.count(len(done.unchanged), "other dataset")
         text.append(f"\n  {told} had not changed: older backups hold the same", "default")
+    there = len({result.dataset for result in done.results if _is_there(result)})
+    if there:
+        text.append(f"\n  {figures.count(there, 'dataset')} of them there already", "default")
     if not first.dry_run:
-        stream = sum(result.stream_bytes for result in done.results)
+        stream = sum(result.stream_bytes or 0 for result in done.results)
         stored = sum(result.stored_bytes for result in done.results)
         text.append(
             f"\n  {figures.size(stream)}, stored as {figures.size(stored)}"
@@ -72,11 +75,28 @@ def _set_table(results: Sequence[storing.Result]) -> Table:
         table.add_row(
             Text(printable(result.dataset)),
             Text(printable(_kind(result))),
-            Text(figures.size(result.stream_bytes)),
+            Text(_stream(result)),
             Text("-" if result.dry_run else figures.size(result.stored_bytes)),
-            Text(printable(", ".join(result.providers))),
+            Text(printable(", ".join(_lacking(result) or result.providers))),
         )
     return table
+
+
+def _stream(result: storing.Result) -> str:
+    """What comes, or would come, from zfs."""
+    if result.complete_on:
+        return "copied" if _lacking(result) else "there already"
+    return "?" if result.stream_bytes is None else figures.size(result.stream_bytes)
+
+
+def _lacking(result: storing.Result) -> list[str]:
+    """Of a dry run: the providers that do not have all of it."""
+    return [each for each in result.providers if each not in (result.complete_on or ())]
+
+
+def _is_there(result: storing.Result) -> bool:
+    """Whether a dry run found nothing to do."""
+    return bool(result.complete_on) and not _lacking(result)
 
 
 def backups_json(done: backup.Outcome) -> str:
@@ -108,19 +128,17 @@ def _plan(result: storing.Result) -> list[str]:
     """The lines of what a backup would do."""
     name = f"{result.dataset}@{result.snapshot} ({_kind(result)})"
     chunks = figures.count(result.chunks, "chunk")
-    there = in_words(result.complete_on)
-    lacking = [each for each in result.providers if each not in result.complete_on]
-    if result.complete_on and not lacking:
+    there, lacking = in_words(result.complete_on or ()), _lacking(result)
+    if _is_there(result):
         return [f"{name} is on {there} already."]
     if result.complete_on:
-        size = f"at most {chunks}, {figures.size(result.stored_bytes)}; zfs sends nothing."
+        each = " to each" if len(lacking) > 1 else ""
+        size = f"at most {chunks}, {figures.size(result.stored_bytes)}{each}; zfs sends nothing."
         return [f"Would copy {name} from {there} to {in_words(lacking)}:", size]
-    size = f"about {figures.size(result.stream_bytes)} in ~{chunks} before compression."
-    unknown = "zfs does not tell how much."
-    return [
-        f"Would back up {name} to {in_words(result.providers)}:",
-        size if result.stream_bytes else unknown,
-    ]
+    size = "zfs does not tell how much."
+    if result.stream_bytes is not None:
+        size = f"about {figures.size(result.stream_bytes)} in ~{chunks} before compression."
+    return [f"Would back up {name} to {in_words(result.providers)}:", size]
 
 
 def _with_failed(text: Text, result: storing.Result) -> Text:
@@ -259,7 +277,7 @@ def _restore_plan(name: str, result: restore.Result) -> Text:
     verb = (
         f"Would update {result.target} to {name}"
         if result.updated
-        else (f"Would restore {name} to {result.target}")
+        else f"Would restore {name} to {in_words(result.files) if result.files else result.target}"
     )
     places = [provider for provider, size in result.providers.items() if size]
     lines = [printable(f"{verb} from {in_words(places or [*result.providers])}") + ":"]
@@ -328,16 +346,16 @@ def keys_shown(shown: Collection[Shown]) -> Text:
 
 
 def _amounts(result: storing.Result | restore.Result) -> str:
-    chunks = figures.count(result.chunks, "chunk")
-    ratio = figures.ratio(result.stream_bytes, result.stored_bytes)
+    chunks, stream = figures.count(result.chunks, "chunk"), result.stream_bytes or 0
+    ratio = figures.ratio(stream, result.stored_bytes)
     text = (
-        f"{figures.size(result.stream_bytes)} in {chunks}, "
+        f"{figures.size(stream)} in {chunks}, "
         f"stored as {figures.size(result.stored_bytes)} ({ratio}), "
         f"in {figures.duration(result.seconds)}"
     )
     if result.resumed_chunks or result.seconds <= 0:
         return text
-    return f"{text} ({figures.size(result.stream_bytes / result.seconds)}/s)"
+    return f"{text} ({figures.size(stream / result.seconds)}/s)"
 
 
 def in_words(names: Collection[str]) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import _thread
 import contextlib
+import math
 import os
 import signal
 import socket
@@ -16,6 +17,7 @@ from types import FrameType
 
 INTERRUPTED = 130  # exit status: 128 + SIGINT, for the other signals too
 _SAME_WISH = 0.5  # seconds: a shell, a terminal and a service manager may all pass on one wish
+_POLL = 0.2  # seconds between looks at what the interpreter noted
 _SHOW_CURSOR = b"\x1b[?25h"
 
 
@@ -44,6 +46,12 @@ class _Asked(threading.Event):
         if not super().is_set() and not self._numbers.isdisjoint(self._read()):
             self.set()
         return super().is_set()
+
+    def wait(self, timeout: float | None = None) -> bool:
+        deadline = math.inf if timeout is None else time.monotonic() + timeout
+        while not self.is_set() and (left := deadline - time.monotonic()) > 0:
+            super().wait(min(left, _POLL))
+        return self.is_set()
 
     def _read(self) -> bytes:
         with contextlib.suppress(OSError):  # there are none, or nobody listens any more

@@ -252,7 +252,5 @@ def _announcement(plan: Plan) -> str:
     if plan.chunks:
         about += f" in ~{figures.count(plan.chunks, 'chunk')}"
     places = ", ".join(plan.providers)
-    file = (
-        "" if plan.file is None else f" to {'standard output' if plan.file == '-' else plan.file}"
-    )
+    file = f" to {plan.file}" if plan.file else ""
     return f"{word} {plan.dataset}@{plan.snapshot}{file} {preposition} {places}{about}"

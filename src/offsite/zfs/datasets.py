@@ -274,8 +274,10 @@ def holds(zfs: Zfs, snapshot: str) -> list[str]:
     return [row[1] for row in _split(zfs.run("holds", "-H", snapshot))]
 
 
-def estimate(zfs: Zfs, snapshot: str, *, base: str | None = None, flags: Sequence[str] = ()) -> int:
-    """About how many bytes a send will have; 0 if nobody knows.
+def estimate(
+    zfs: Zfs, snapshot: str, *, base: str | None = None, flags: Sequence[str] = ()
+) -> int | None:
+    """About how many bytes a send will have; None if nobody knows.
 
     Where zfs does not tell, a full one has what the snapshot refers to. Before OpenZFS 2.0 it tells
     no size of what begins at a bookmark. Source of the format: ``size<TAB>N`` ends the output of
@@ -286,18 +288,18 @@ def estimate(zfs: Zfs, snapshot: str, *, base: str | None = None, flags: Sequenc
         sizes = [row[1] for row in _split(zfs.run(*args, timeout=600)) if row[0] == "size"]
         if sizes:
             return int(sizes[-1])
-    return 0 if base else int(zfs.run("get", "-pHo", "value", "referenced", snapshot))
+    return None if base else int(zfs.run("get", "-pHo", "value", "referenced", snapshot))
 
 
-def written(zfs: Zfs, dataset: str, since: str) -> int:
+def written(zfs: Zfs, dataset: str, since: str) -> int | None:
     """Bytes written since ``since``, the short name of a snapshot (``@a``) or bookmark (``#b``).
 
-    What the dataset refers to where zfs cannot tell: bookmarks came to it late. Raises ZfsError.
+    None where zfs cannot tell: bookmarks came to it late.
     """
     name = "written" + (since if since.startswith("#") else f"@{since[1:]}")
     with contextlib.suppress(CommandError, ValueError):
         return int(zfs.run("get", "-pHo", "value", name, dataset))
-    return int(zfs.run("get", "-pHo", "value", "referenced", dataset))
+    return None
 
 
 def resume_token(zfs: Zfs, dataset: str) -> str | None:
