@@ -464,7 +464,7 @@ def taken_in(world: World, target: str) -> int:
     return int(world.get(target, "used", check=False) or 0)
 
 
-@pytest.mark.parametrize("kind", [pytest.param("plain", marks=pytest.mark.gate), "encrypted"])
+@pytest.mark.parametrize("kind", ["plain", "encrypted"])
 def test_a_restore_goes_on_and_fetches_only_the_rest(world: World, pool: str, kind: str) -> None:
     data, target = f"{pool}/{kind}", f"{pool}/back"
     world.machine.run("zfs", "create", *(create_key(world) if kind == "encrypted" else []), data)
