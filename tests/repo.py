@@ -245,7 +245,7 @@ def listed(remotes: Sequence[Remote], keyring: Keyring) -> Catalog:
     return found
 
 
-def receipts_of(remote: Remote, manifest: Manifest, keyring: Keyring) -> list[Receipt]:
+def receipts_of(remote: Remote, manifest: Manifest, keyring: Keyring) -> Sequence[Receipt]:
     return repository.load_receipts(manifest, [remote], keyring)
 
 

@@ -428,7 +428,7 @@ def zstd_bomb(size: int) -> bytes:
 def with_chunk(remote: MemoryRemote, body: bytes, *, length: int = repo.CHUNK) -> None:
     """Sign anew, with our key, that chunk 2 of Monday is ``body`` of ``length`` plain bytes."""
     signed = manifest_of(remote)
-    receipts = repo.receipts_of(remote, signed, KEYS.keyring())
+    receipts = list(repo.receipts_of(remote, signed, KEYS.keyring()))
     remote.objects[chunk(2)] = body
     receipts[2] = msgspec.structs.replace(
         receipts[2], size=len(body), sha256=hashlib.sha256(body).hexdigest(), length=length

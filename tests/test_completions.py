@@ -54,6 +54,7 @@ def home(tmp_path: Path) -> Path:
     (tmp_path / ".config/offsite").mkdir(parents=True)
     (tmp_path / ".config/offsite/config.env").write_text(
         "# OLD_REMOTE=x:\nBB_REMOTE=bb:bucket\nexport SCALEWAY_REMOTE='s:b'\nSHARD_SIZE=1M\n"
+        "RCLONE_REMOTE=s3:bucket\nRCLONE_CONFIG_S3_REMOTE=x:\n"
     )
     return tmp_path
 
@@ -65,6 +66,7 @@ def offered(home: Path, shell: str, line: str) -> set[str]:
     (home / "script").write_text(script(shell))
     arguments = [] if shell == "fish" else ["sh"]
     environment = {"HOME": str(home), "PATH": f"{home}/bin:{os.environ['PATH']}"}
+    environment |= {key: os.environ[key] for key in ("OFFSITE_CONFIG",) if key in os.environ}
     ran = subprocess.run(
         [program, "-c", CODES[shell], *arguments, home / "script", line],
         env=environment, capture_output=True, text=True, timeout=60, check=False,
@@ -84,7 +86,12 @@ def offered(home: Path, shell: str, line: str) -> set[str]:
         ("offsite -b tank --ex", {"--exclude"}, {"--full"}),
         ("offsite restore --re", {"--replace", "--restart", "--recursive"}, {"--restore"}),
         ("offsite list --", {"--host", "--json"}, {"--replace"}),
-        ("offsite tank/photos --provider ", {"bb", "scaleway", "all"}, {"old", "tank"}),
+        (
+            "offsite tank/photos --provider ",
+            {"bb", "scaleway", "default", "all"},
+            {"old", "tank", "rclone", "rclone_config_s3", "auto"},
+        ),
+        ("offsite -r tank/photos --provider ", {"bb", "default", "auto"}, {"rclone", "all"}),
         ("offsite tank/photos@monday --re", {"--replace"}, {"--restore"}),
         ("offsite --provider bb --restore --up", {"--update"}, set()),
         ("offsite -r tank --properties ", {"none", "local", "all"}, {"tank"}),
@@ -97,6 +104,15 @@ def test_what_is_offered(home: Path, shell: str, line: str, some: set[str], none
     found = offered(home, shell, line)
     assert found >= some
     assert not found & none
+
+
+@pytest.mark.parametrize("shell", SHELLS)
+def test_providers_of_a_file_that_is_named(
+    home: Path, shell: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OFFSITE_CONFIG", f"{home}/one file.env")
+    (home / "one file.env").write_text("B2_REMOTE=b2:bucket\n")
+    assert offered(home, shell, "offsite list --provider ") == {"b2", "all"}
 
 
 @pytest.mark.parametrize("shell", SHELLS)

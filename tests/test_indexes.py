@@ -38,7 +38,7 @@ def test_index_0_tells_what_it_is_going_to_be(journal: Journal) -> None:
     first = index_in(remote, 0)
     assert (first.head, first.receipts, first.previous) == (HEAD, [], None)
     assert journal.path.exists()
-    assert journal.read() == []
+    assert not list(journal.read())
 
 
 def test_every_16_receipts_an_index_that_follows_the_one_before(journal: Journal) -> None:
@@ -61,6 +61,27 @@ def test_every_16_receipts_an_index_that_follows_the_one_before(journal: Journal
         assert (index.number, index.features, index.head) == (number, FEATURES, None)
     assert [reference.chunks for reference in writer.references] == [0, 16, 16, 8]
     assert (writer.chunks, writer.stream_bytes, writer.stored_bytes) == (40, 40_000, 2000)
+
+
+def test_the_indexes_of_what_is_large_are_few(
+    journal: Journal, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """At most a part of the backup is not in one, and no index is longer than its bound."""
+    monkeypatch.setattr(indexes, "RECEIPTS", 2)
+    monkeypatch.setattr(indexes, "_PART", 10)
+    monkeypatch.setattr(indexes, "_MOST", 5)
+    remote = Provider()
+    with writing(journal, remote) as writer:
+        writer.begin()
+        for receipt in receipts(90):
+            writer.add(receipt)
+            told = sum(reference.chunks for reference in writer.references)
+            assert writer.chunks - told < max(2, writer.chunks / 10 + 1)
+    sizes = [reference.chunks for reference in writer.references[1:]]
+    assert sizes == [2] * 14 + [3] * 3 + [4] * 3 + [5] * 8
+    for receipt in receipts(90):
+        story.put_chunks(remote, receipt.number)
+    assert read(remote).receipts == receipts(sum(sizes))
 
 
 def test_an_index_after_a_minute_though_there_are_few_receipts(journal: Journal) -> None:
@@ -109,7 +130,7 @@ def test_going_on(
     remote = Provider()
     tell(journal, receipts(known), remote)
     before = read(remote, journal=journal)
-    kept = before.receipts[:stay]
+    kept = list(before.receipts[:stay])
     if short:
         kept[-1] = cut(kept[-1])
     remote.fail_after(None)

@@ -50,6 +50,16 @@ def test_sources() -> None:
     assert chosen(SOURCES, "all") == both
 
 
+def test_names_that_users_give() -> None:
+    names = dict.fromkeys((".dot__x", "__colon", "_under__x", "9__x-y.z"), "x|local")
+    assert [name for name, _ in chosen(manifest(**names))] == [
+        ".dot:x",
+        "9:x-y.z",
+        ":colon",
+        "_under:x",
+    ]
+
+
 def test_where_it_is_mounted_and_shared_is_for_its_old_name() -> None:
     names = ("mountpoint", "sharenfs", "sharesmb", "canmount")
     one = manifest(**dict.fromkeys(names, "x|local"), zoned="on|local")

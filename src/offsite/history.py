@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import itertools
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
@@ -17,6 +17,7 @@ from offsite.errors import IntegrityError, KeysError, ProviderError
 from offsite.journal import Journal
 from offsite.manifest import Index, IndexRef, Manifest, Receipt
 from offsite.mirror import Mirror
+from offsite.receipts import Receipts, pack
 from offsite.remote import Remote
 from offsite.repository import Keyring
 
@@ -47,7 +48,7 @@ class History:
     """
 
     references: list[IndexRef]
-    receipts: list[Receipt]
+    receipts: Sequence[Receipt]
     features: int | None
     copies: list[Copy]
 
@@ -60,7 +61,7 @@ class History:
         ends = (r.number for r in reversed(self.receipts) if r.offset < seam.end)
         return next(ends, None)
 
-    def up_to_seam(self) -> list[Receipt]:
+    def up_to_seam(self) -> Receipts:
         """The receipts up to the last seam's end; the chunk where that lies keeps a surplus."""
         number = self.seam_receipt
         assert number is not None
@@ -73,7 +74,7 @@ class History:
             surplus=last.surplus + last.length - length,
             plain_xxh128=last.seam.head_xxh128 or last.plain_xxh128,
         )
-        return [*self.receipts[:number], cut]
+        return pack(itertools.chain(self.receipts[:number], [cut]))
 
 
 @dataclass(frozen=True)
@@ -84,7 +85,7 @@ class _Told:
     remote: Remote
     sizes: dict[str, int]
     references: list[IndexRef]
-    receipts: list[Receipt]
+    receipts: Sequence[Receipt]
     features: int | None
 
 
@@ -103,7 +104,7 @@ def of_unfinished(backup_id: str, mirror: Mirror, keyring: Keyring, journal: Jou
 
 
 def of_complete(
-    signed: Manifest, receipts: list[Receipt], mirror: Mirror, keyring: Keyring
+    signed: Manifest, receipts: Sequence[Receipt], mirror: Mirror, keyring: Keyring
 ) -> History:
     """What the mirror's remotes have of a backup with a manifest; it drops those that fail."""
     told = _told_by_all(signed.head.id, mirror, keyring)
@@ -124,16 +125,22 @@ def _told_by_all(backup_id: str, mirror: Mirror, keyring: Keyring) -> list[_Told
 def _told(remote: Remote, backup_id: str, keyring: Keyring) -> _Told:
     sizes = repository.object_sizes(remote, backup_id)
     references: list[IndexRef] = []
-    receipts: list[Receipt] = []
     features: int | None = None
-    for name, sealed in _indexes(remote, backup_id, sizes):
-        index = _follows(sealed, backup_id, references, receipts, keyring)
-        if index is None:
-            break
-        digest = hashlib.sha256(sealed).hexdigest()
-        references.append(IndexRef(name, len(sealed), digest, len(index.receipts)))
-        receipts += index.receipts
-        features = index.features if features is None else features
+
+    def all_receipts() -> Iterator[Receipt]:
+        nonlocal features
+        last: list[Receipt] = []
+        for name, sealed in _indexes(remote, backup_id, sizes):
+            index = _follows(sealed, backup_id, references, last, keyring)
+            if index is None:
+                break
+            digest = hashlib.sha256(sealed).hexdigest()
+            references.append(IndexRef(name, len(sealed), digest, len(index.receipts)))
+            features = index.features if features is None else features
+            yield from index.receipts
+            last = index.receipts[-1:] or last
+
+    receipts = pack(all_receipts())
     return _Told(backup_id, remote, sizes, references, receipts, features)
 
 
@@ -160,10 +167,13 @@ def _follows(
     sealed: bytes,
     backup_id: str,
     references: Sequence[IndexRef],
-    receipts: Sequence[Receipt],
+    last: Sequence[Receipt],
     keyring: Keyring,
 ) -> Index | None:
-    """The index in ``sealed`` if it goes on where the ones before it end, else None."""
+    """The index in ``sealed`` if it goes on where the ones before it end, else None.
+
+    ``last``: the last receipt before it, if there is one.
+    """
     try:
         signed = repository.open_document(sealed, Index, keyring)
     except (IntegrityError, KeysError):  # garbage, or sealed by a stranger to himself
@@ -173,8 +183,7 @@ def _follows(
     place = (backup_id, len(references), previous)
     if not signed.trusted or (index.id, index.number, index.previous) != place:
         return None
-    whole = [*receipts[-1:], *index.receipts]
-    return index if _contiguous(whole, from_start=not receipts) else None
+    return index if _contiguous([*last, *index.receipts], from_start=not last) else None
 
 
 def _contiguous(receipts: Sequence[Receipt], *, from_start: bool) -> bool:
@@ -186,20 +195,26 @@ def _contiguous(receipts: Sequence[Receipt], *, from_start: bool) -> bool:
     )
 
 
-def _with_journal(leader: _Told, entries: Sequence[Index]) -> tuple[list[Receipt], int | None]:
+def _with_journal(leader: _Told, entries: Iterable[Index]) -> tuple[Sequence[Receipt], int | None]:
     """The leader's receipts, and those of the journal behind them if both tell one story.
 
     The journal's own last word counts where they overlap: a backup that was continued has a receipt
     cut short in the journal that an index on the provider may still tell in full.
     """
-    journal = [receipt for entry in entries for receipt in entry.receipts]
-    told = leader.receipts
+    features: int | None = None
+
+    def all_receipts() -> Iterator[Receipt]:
+        nonlocal features
+        for entry in entries:
+            features = entry.features if features is None else features
+            yield from entry.receipts
+
+    journal, told = pack(all_receipts()), leader.receipts
     same = _common(journal, told)
     if len(journal) <= same or same < min(len(journal), len(told)):
         return told, leader.features
     if not _contiguous(journal, from_start=True):
         return told, leader.features
-    features = next((entry.features for entry in entries if entry.features is not None), None)
     return journal, features if leader.features is None else leader.features
 
 
@@ -215,7 +230,7 @@ def _common(one: Sequence[Receipt], other: Sequence[Receipt]) -> int:
 
 def _history(
     references: Sequence[IndexRef],
-    receipts: list[Receipt],
+    receipts: Sequence[Receipt],
     features: int | None,
     told: Sequence[_Told],
     mirror: Mirror,

@@ -13,10 +13,13 @@ from offsite.manifest import FORMAT_VERSION, Head, Index, IndexRef, Receipt
 from offsite.mirror import Mirror
 from offsite.repository import Author
 
-# If the machine is lost, so is what was stored since the last index: at most so many chunks and
-# those in flight, at most so many seconds and the time of one chunk.
+# If the machine is lost, so is what was stored since the last index: at most so many chunks, or
+# this part of all of them (100 TB would have 200,000 indexes), and those in flight; at most so many
+# seconds and the time of one chunk.
 SECONDS = 60.0
 RECEIPTS = 16
+_PART = 1000
+_MOST = 1024  # receipts in an index: 0.7 MB
 
 
 @dataclass
@@ -79,7 +82,7 @@ class IndexWriter:
         self.journal.add(self.features, receipt)
         self._take(receipt)
         late = time.monotonic() - self._written > SECONDS
-        if late or len(self._pending) >= RECEIPTS:
+        if late or len(self._pending) >= max(RECEIPTS, min(self.chunks // _PART, _MOST)):
             self.flush()
 
     def flush(self) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -22,6 +22,7 @@ from offsite.manifest import FORMAT_VERSION, Index, Receipt
 # The last line, and no entry.
 _SIGNED = b"signed\n"
 _FAILED = re.compile(rb"failed (\d+) (\d+)\n\Z")
+_NOTE = 64  # bytes: more than either has
 
 
 def directory() -> Path:
@@ -40,21 +41,16 @@ class Journal:
     def path(self) -> Path:
         return self.folder / f"{self.backup_id}.jsonl"
 
-    def read(self) -> list[Index]:
+    def read(self) -> Iterator[Index]:
         """The entries that were written whole, in order; none if there is no journal."""
-        entries: list[Index] = []
         try:
-            lines = self.path.read_bytes().splitlines()
-        except FileNotFoundError:
-            return []
+            with self.path.open("rb") as lines:
+                for line in lines:
+                    yield manifest.decode(line, Index)
+        except (FileNotFoundError, IntegrityError):  # the machine died while it was written
+            return
         except OSError as error:
             raise OffsiteError(f"{self.path} cannot be read: {error.strerror}") from error
-        for line in lines:
-            try:
-                entries.append(manifest.decode(line, Index))
-            except IntegrityError:  # the machine died while it was written
-                break
-        return entries
 
     def begin(self, features: int | None, receipts: Sequence[Receipt]) -> None:
         """Write the journal anew, so that it holds exactly these receipts."""
@@ -78,7 +74,7 @@ class Journal:
     def sign(self) -> None:
         """Note that the manifest is going to be written: from now on it may be on any provider."""
         try:
-            _append(self.path, _SIGNED)
+            _append(self.path, [_SIGNED])
         except OSError as error:
             raise _failure(self.path, error) from error
 
@@ -90,7 +86,7 @@ class Journal:
         if not self.path.exists():
             return
         try:
-            _append(self.path, f"failed {number} {offset}\n".encode())
+            _append(self.path, [f"failed {number} {offset}\n".encode()])
         except OSError as error:
             raise _failure(self.path, error) from error
 
@@ -98,7 +94,7 @@ class Journal:
     def failed(self) -> tuple[int, int] | None:
         """The block that ``fail`` noted, if no run went on since then."""
         try:
-            found = _FAILED.search(self.path.read_bytes())
+            found = _FAILED.search(self._end())
         except OSError:
             return None
         return (int(found[1]), int(found[2])) if found else None
@@ -107,17 +103,21 @@ class Journal:
     def is_unsigned(self) -> bool:
         """Whether this machine began the backup, or went on with it, and never signed it."""
         try:
-            return not self.path.read_bytes().endswith(_SIGNED)
+            return not self._end().endswith(_SIGNED)
         except OSError:
             return False
+
+    def _end(self) -> bytes:
+        with self.path.open("rb") as file:
+            file.seek(max(file.seek(0, os.SEEK_END) - _NOTE, 0))
+            return file.read()
 
     def remove(self) -> None:
         """The backup is finished, or was given up."""
         self.path.unlink(missing_ok=True)
 
     def _write(self, path: Path, features: int | None, receipts: Sequence[Receipt]) -> None:
-        entries = (manifest.encode(self._entry(features, receipt)) for receipt in receipts)
-        _append(path, b"".join(entries))
+        _append(path, (manifest.encode(self._entry(features, receipt)) for receipt in receipts))
 
     def _entry(self, features: int | None, receipt: Receipt) -> Index:
         number = receipt.number
@@ -130,10 +130,10 @@ class Journal:
         )
 
 
-def _append(path: Path, text: bytes) -> None:
+def _append(path: Path, lines: Iterable[bytes]) -> None:
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
     with os.fdopen(descriptor, "wb") as file:
-        file.write(text)
+        file.writelines(lines)
         file.flush()
         os.fsync(descriptor)
 

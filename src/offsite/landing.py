@@ -11,6 +11,7 @@ from __future__ import annotations
 import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 from offsite import figures, lineage
 from offsite.errors import UsageError, ZfsError
@@ -68,7 +69,7 @@ class Step:
     link: Link
     token: Token | None = None
 
-    @property
+    @cached_property
     def first(self) -> int:
         """The first chunk that is still needed."""
         return first_chunk(self.link.receipts, self.token) if self.token else 0

@@ -8,6 +8,7 @@ bytes, times are RFC 3339 in UTC. FORMAT.md describes every field.
 from __future__ import annotations
 
 from base64 import b64decode, b64encode
+from collections.abc import Sequence
 from typing import Annotated, Any, Literal, TypeVar
 
 import msgspec
@@ -320,15 +321,16 @@ def check(line: bytes, document: Manifest | Index) -> None:
         raise IntegrityError(f"a {document.kind} does not survive its own encoding")
 
 
-def check_receipts(manifest: Manifest, receipts: list[Receipt]) -> None:
+def check_receipts(manifest: Manifest, receipts: Sequence[Receipt]) -> None:
     """Raise IntegrityError unless the receipts are the manifest's chunks: all, once, in order."""
-    offset = 0
+    offset = stored = 0
     for number, receipt in enumerate(receipts):
         if (receipt.number, receipt.offset) != (number, offset):
             raise IntegrityError(f"chunk {number} of backup {manifest.head.id} is out of order")
         if receipt.length + receipt.surplus > manifest.head.chunk_size:
             raise IntegrityError(f"chunk {number} of backup {manifest.head.id} is too long")
         offset += receipt.length
-    totals = (len(receipts), offset, sum(receipt.size for receipt in receipts))
+        stored += receipt.size
+    totals = (len(receipts), offset, stored)
     if totals != (manifest.chunks, manifest.stream_bytes, manifest.stored_bytes):
         raise IntegrityError(f"the totals of backup {manifest.head.id} do not add up")

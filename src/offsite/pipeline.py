@@ -198,11 +198,11 @@ def store(
 def _read_chunks(
     source: Source, follower: Follower, upload: Upload, slots: Slots, halt: threading.Event
 ) -> Iterator[_Chunk]:
-    arena, known = upload.engine.arena, list(upload.known)
+    arena, known = upload.engine.arena, upload.known
     number = offset = 0
     if upload.behind and known:
         number, offset = len(known), known[-1].offset + known[-1].length
-        known = []
+        known = ()
     length, size = 1, 1
     while length == size:  # a short chunk is the last
         slot = slots.take(halt)
@@ -220,7 +220,7 @@ def _read_chunks(
                 return  # the source died: what it would have sent may well be what is stored
             if upload.differs is not None:
                 upload.differs(number)
-            known = []
+            known = ()
         length += _fill(source, arena.view(slot)[length:], follower)
         if halt.is_set():  # the source was killed: what came is not the end of the stream
             raise StoppedError("stopped")

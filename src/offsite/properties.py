@@ -33,7 +33,7 @@ _NEVER = frozenset({
     "casesensitivity", "encryption", "filesystem_count", "keyformat", "normalization",
     "pbkdf2iters", "snapshot_count", "utf8only", "version", "volblocksize", "volsize",
 })  # fmt: skip
-_NAME = re.compile(r"[a-z0-9_][a-z0-9_.:-]*")
+_NAME = re.compile(r"[a-z0-9_.:][a-z0-9_.:-]*")
 _OURS = targets.MARK
 _SHOWN = 60  # characters of a value in a warning
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import bisect
 import threading
-from collections.abc import Generator, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
 
@@ -16,6 +16,8 @@ from offsite.progress import Progress, Silent
 from offsite.zfs.resuming import Resuming
 from offsite.zfs.token import Token
 from offsite.zfs.walk import NoSeamError, Pieces, read_begin
+
+Place = tuple[int, int]  # object, offset in it
 
 
 @dataclass(frozen=True)
@@ -70,11 +72,11 @@ class Rest:
         Old senders write the OBJECTs of a batch before the data of all of them, and who followed
         the stream may have begun in between. ``start``: where BEGIN ends.
         """
-        known = [one for one in self.download.receipts if one.first_object is not None]
-        found = bisect.bisect_right(known, self.token.object, key=lambda one: one.first_object or 0)
-        if not found or known[found - 1].number >= self.first:
+        place = (self.token.object, 0)
+        found = _last_until(self.download.receipts, place, _object_of)
+        if found is None or found.number >= self.first:
             return
-        for at in (known[found - 1].range_at, known[found - 1].first_record):
+        for at in (found.range_at, found.first_record):
             if at is not None:
                 with closing(self._from(max(at, start), halt)) as pieces:
                     resuming.govern(pieces, past_data=True)
@@ -101,13 +103,23 @@ class Rest:
                 yield view[max(position - receipt.offset, 0) :]
 
 
-def first_chunk(receipts: Sequence[Receipt], token: Token) -> int:
-    """The first that is still needed, by binary search over what they tell of their records."""
-    keys = [(_key(receipt, token), receipt.number) for receipt in receipts]
-    known = [(key, number) for key, number in keys if key is not None]
-    place = (token.object, token.offset)
-    found = bisect.bisect_right(known, place, key=lambda entry: entry[0])
-    return known[found - 1][1] if found else 0
+def first_chunk(receipts: Iterable[Receipt], token: Token) -> int:
+    """The first that is still needed, by what they tell of their records."""
+    found = _last_until(receipts, (token.object, token.offset), lambda one: _key(one, token))
+    return found.number if found else 0
+
+
+def _last_until(
+    receipts: Iterable[Receipt], place: Place, key: Callable[[Receipt], Place | None]
+) -> Receipt | None:
+    """Not behind ``place``, of those that have a key, which ascend."""
+    found = None
+    for receipt in receipts:
+        if (at := key(receipt)) is not None:
+            if at > place:
+                break
+            found = receipt
+    return found
 
 
 def _chunk_at(receipts: Sequence[Receipt], position: int) -> int:
@@ -117,8 +129,10 @@ def _chunk_at(receipts: Sequence[Receipt], position: int) -> int:
     return found - 1
 
 
-def _key(receipt: Receipt, token: Token) -> tuple[int, int] | None:
+def _key(receipt: Receipt, token: Token) -> Place | None:
     """A token with offset 0 may name an OBJECT that has no data (zfs/resuming.py)."""
-    if token.offset:
-        return receipt.first_write
+    return receipt.first_write if token.offset else _object_of(receipt)
+
+
+def _object_of(receipt: Receipt) -> Place | None:
     return None if receipt.first_object is None else (receipt.first_object, 0)

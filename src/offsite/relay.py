@@ -16,6 +16,7 @@ from offsite.manifest import IndexRef, Receipt
 from offsite.mirror import Mirror
 from offsite.ordered import crew_of, in_order, waking
 from offsite.progress import Progress
+from offsite.receipts import pack
 from offsite.remote import Remote
 from offsite.slots import Arena, Slots, Span, whole_pages
 from offsite.sources import Sources
@@ -53,14 +54,13 @@ class Relay:
         """
         copies = sorted(history.copies, key=lambda copy: -len(copy.chunks))
         sources = Sources([*self.others, *(copy.remote for copy in copies)], self.progress)
-        lacking = [
-            (receipt, [copy.remote.name for copy in copies if receipt.number not in copy.chunks])
-            for receipt in receipts
-        ]
+        lacking = pack(
+            one for one in receipts if any(one.number not in copy.chunks for copy in copies)
+        )
         for copy in copies:
             self._disown(copy)
         with waking(halt, sources.abort):
-            lost = self._copy_chunks(sources, [(r, names) for r, names in lacking if names], halt)
+            lost = self._copy_chunks(sources, lacking, copies, halt)
             whole = len(receipts) if lost is None else lost.number
             references = _telling_of(history.references, whole)
             for copy in copies:
@@ -94,14 +94,16 @@ class Relay:
     def _copy_chunks(
         self,
         sources: Sources,
-        lacking: Sequence[tuple[Receipt, list[str]]],
+        lacking: Sequence[Receipt],
+        copies: Sequence[Copy],
         halt: threading.Event,
     ) -> Lost | None:
         if not lacking:
             return None
-        names = sorted({name for _, some in lacking for name in some})
+        numbers = {receipt.number for receipt in lacking}
+        names = sorted(copy.remote.name for copy in copies if not numbers <= copy.chunks)
         self.progress.info(f"Copying {len(lacking)} chunks to {', '.join(names)}")
-        largest = max(receipt.size for receipt, _ in lacking)
+        largest = max(receipt.size for receipt in lacking)
         count = min(_AT_ONCE, self.arena.size // whole_pages(largest))
         if not count:
             raise ConfigError(
@@ -121,7 +123,8 @@ class Relay:
                 slots.give(slot)
 
         def items() -> Iterator[tuple[Receipt, list[str], Span]]:
-            for receipt, names in lacking:
+            for receipt in lacking:
+                names = [one.remote.name for one in copies if receipt.number not in one.chunks]
                 slot = slots.take(halt)
                 if lost:
                     return

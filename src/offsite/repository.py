@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import re
 import secrets
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -27,14 +27,16 @@ from offsite.keys import Trust
 from offsite.keys.trust import Standing
 from offsite.manifest import Document, Index, IndexRef, Manifest, Receipt
 from offsite.mirror import put_bytes
+from offsite.receipts import Receipts, pack
 from offsite.remote import Remote
 
 ROOT = "offsite"
 BACKUPS = f"{ROOT}/backups"
 MANIFEST = "manifest.age"
-# An index of 1,024 receipts is about 0.5 MB; a manifest with 100,000 indexes about 15 MB.
+# An index of 1,024 receipts is about 0.7 MB; a manifest with 100,000 indexes about 13 MB.
 DOCUMENT_LIMIT = 64 << 20
 _READERS = 8  # requests at a time
+_AHEAD = 64
 
 _ID = re.compile(r"[0-9]{8}t[0-9]{6}-[0-9a-f]{16}")
 _CHUNK = re.compile(r"chunk-[0-9]{8}\.zfs\.zst\.age")
@@ -213,7 +215,7 @@ def open_receipts(sealed: bytes, reference: IndexRef, keyring: Keyring) -> list[
     return open_document(sealed, Index, keyring).document.receipts
 
 
-def load_receipts(signed: Manifest, holders: Sequence[Remote], keyring: Keyring) -> list[Receipt]:
+def load_receipts(signed: Manifest, holders: Sequence[Remote], keyring: Keyring) -> Receipts:
     """All receipts, each index from the first provider that has the very one.
 
     Raises IntegrityError if one cannot be had, or if they do not add up.
@@ -224,9 +226,20 @@ def load_receipts(signed: Manifest, holders: Sequence[Remote], keyring: Keyring)
 
     # A backup of a TB has 2,000 of them: one after the other, the round trips alone take minutes.
     with ThreadPoolExecutor(_READERS, thread_name_prefix="index") as crew:
-        receipts = [one for some in crew.map(load, signed.indexes) for one in some]
+        receipts = pack(_each(crew, load, signed.indexes))
     documents.check_receipts(signed, receipts)
     return receipts
+
+
+def _each(
+    crew: ThreadPoolExecutor,
+    load: Callable[[IndexRef], Sequence[Receipt]],
+    references: Sequence[IndexRef],
+) -> Iterator[Receipt]:
+    """The receipts of some indexes at a time: not all of them unpacked."""
+    for at in range(0, len(references), _AHEAD):
+        for some in crew.map(load, references[at : at + _AHEAD]):
+            yield from some
 
 
 def _load_index(
@@ -245,7 +258,9 @@ def _load_index(
     raise IntegrityError(f"{reference.name} cannot be had: {'; '.join(failures)}")
 
 
-def missing_objects(manifest: Manifest, receipts: list[Receipt], held: dict[str, int]) -> list[str]:
+def missing_objects(
+    manifest: Manifest, receipts: Sequence[Receipt], held: dict[str, int]
+) -> list[str]:
     """Names of the objects that ``held`` (name to size) lacks or has in another size."""
     return [name for name, size in _expected(manifest, receipts) if held.get(name) != size]
 
@@ -269,7 +284,7 @@ def _is_whole(manifest: Manifest, held: dict[str, int]) -> bool:
     return min(chunks) >= 0 and sum(chunks) == manifest.stored_bytes
 
 
-def _expected(manifest: Manifest, receipts: list[Receipt]) -> Iterator[tuple[str, int]]:
+def _expected(manifest: Manifest, receipts: Sequence[Receipt]) -> Iterator[tuple[str, int]]:
     for reference in manifest.indexes:
         yield reference.name, reference.size
     for receipt in receipts:

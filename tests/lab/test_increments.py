@@ -9,6 +9,8 @@ from typing import Any
 import pytest
 
 from lab.world import LOCKED, PASSPHRASE, World, remotes, wait_for
+from offsite.zfs.records import HEADER_SIZE, Feature
+from offsite.zfs.walk import parse_begin
 from tests.lab.test_resume import interrupt, log_of, sent
 
 
@@ -430,6 +432,51 @@ def test_a_dataset_that_was_restored_goes_on(world: World, data: str) -> None:
     done = backup(world, f"{data}@s2")
     assert (done["type"], done["base"]) == ("incremental", "s1")
     check_restored(world, data, "s2", world.facts(data))
+
+
+def test_an_older_point_was_restored_and_goes_on(world: World, data: str) -> None:
+    """Beside what came after it, which is still there to be restored."""
+    facts = {}
+    for number, name in enumerate(("s1", "given-up")):
+        change(world, data, number)
+        backup(world, f"{data}@{name}")
+        facts[name] = world.facts(data)
+    world.machine.run("zfs", "destroy", "-r", data)
+    world.offsite("--restore", f"{data}@s1")
+    world.machine.run("zfs", "mount", data)
+    change(world, data, 2)
+    done = backup(world, f"{data}@s2")
+    assert (done["type"], done["base"]) == ("incremental", "s1")
+    for name, before in (facts | {"s2": world.facts(data)}).items():
+        check_restored(world, data, name, before)
+
+
+def test_a_copy_without_its_other_features_goes_on(world: World, pool: str) -> None:
+    """What zfs receive does not demand: compressed blocks, large dnodes, long names."""
+    data = f"{pool}/photos"
+    words = ["-o", "compression=zstd", "-o", "dnodesize=1k"]
+    long = "n" * 200
+    if world.get(pool, "longname", check=False) not in {"", "-"}:  # from OpenZFS 2.4 on
+        words, long = [*words, "-o", "longname=on"], "n" * 900
+    world.machine.run("zfs", "create", *words, data)
+    world.fill(data, noise=2)
+    world.machine.script(f"seq 99999 > /{data}/{long}")
+    backup(world, f"{data}@s1")
+    world.machine.script(f"rm /{data}/{long}")
+    change(world, data, 1)
+    backup(world, f"{data}@s2")
+    world.machine.script(
+        f"zfs send {data}@s2 | zfs receive -o compression=off -o dnodesize=legacy {data}-copy;"
+        f" zfs destroy -r {data}; zfs rename {data}-copy {data}; zfs mount {data} || true"
+    )
+    change(world, data, 2)
+    done = backup(world, f"{data}@s3")
+    assert (done["type"], done["base"]) == ("incremental", "s2")
+    path = str(world.home / "stream")
+    files = world.offsite("--restore", data, "--to-file", path, "--json").json["restore"]["files"]
+    had, has = (parse_begin(Path(one).read_bytes()[:HEADER_SIZE])[0].features for one in files[1:])
+    assert had & ~has == Feature.ZSTD
+    check_restored(world, data, "s3", world.facts(data))
 
 
 def test_an_increment_is_interrupted_and_goes_on(world: World, data: str) -> None:

@@ -231,6 +231,9 @@ def test_other_streams_after_an_interruption_are_one_and_the_same(
     assert tree(world.home / "one") == tree(world.home / "two")
     stored = stream_stored(world, tmp_path / "recipe", world.home / "one", done["backup_id"])
     assert stored == whole
+    file = str(tmp_path / "file")
+    done = world.offsite("--restore", begun, "--to-file", file, "--json").json["restore"]
+    assert Path(done["files"][-1]).read_bytes() == whole
     world.offsite("--restore", begun, "--as", target)
     assert world.content(target, KEY) == world.content(data, KEY)
     check_clean(world, f"{data}@s")

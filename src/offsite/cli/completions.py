@@ -8,14 +8,21 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+from offsite.config import SYSTEM_FILE, USER_FILE
+
 SHELLS = ("bash", "zsh", "fish")
 
+# As providers.provider_name has it: RCLONE_REMOTE is "default", other RCLONE_… are rclone's.
+_PROVIDERS = (
+    "sed -nE -e 's/^[[:space:]]*(export[[:space:]]+)?//; s/^RCLONE_REMOTE=.*/default/p'"
+    " -e '/^RCLONE_/d; s/^([A-Za-z][A-Za-z0-9_]*)_REMOTE=.*/\\1/p'"
+)
+_FILES = f"{SYSTEM_FILE} ~/{USER_FILE}"
 _ZSH = "autoload -U +X compinit && compinit; autoload -U +X bashcompinit && bashcompinit\n"
 # No more of bash than what zsh knows, too, where it acts as sh.
 _BASH = r"""# offsite's completions; to have them: source <(offsite completions bash)
 _offsite() {
     local line=${COMP_LINE:0:$COMP_POINT} current previous= verb= bare= word choices= head=
-    local config=${OFFSITE_CONFIG:-$HOME/.config/offsite/config.env}
     current=${line##*[[:space:]]}
     line=${line%"$current"}
     for word in ${line#*[[:space:]]}; do
@@ -34,9 +41,16 @@ _offsite() {
     COMPREPLY=()
     case $previous in
         --provider)
-            choices=$(sed -nE 's/^[[:space:]]*(export )?([A-Za-z0-9_]+)_REMOTE=.*/\2/p' "$config" \
-                2>/dev/null | tr '[:upper:]' '[:lower:]')
-            choices="$choices all auto"
+            if [ -n "${OFFSITE_CONFIG-}" ]; then
+                choices=$(@PROVIDERS@ "$OFFSITE_CONFIG" 2>/dev/null)
+            else
+                choices=$(@PROVIDERS@ @FILES@ 2>/dev/null)
+            fi
+            choices=$(printf %s "$choices" | tr '[:upper:]' '[:lower:]')
+            case $verb in
+                restore) choices="$choices auto" ;;
+                *) choices="$choices all" ;;
+            esac
             ;;
         --properties) choices='none local all' ;;
         --to-file)
@@ -92,10 +106,9 @@ function __offsite_verb
 end
 function __offsite_providers
     set -l config $OFFSITE_CONFIG
-    test -n "$config"; or set config ~/.config/offsite/config.env
-    sed -nE 's/^[[:space:]]*(export )?([A-Za-z0-9_]+)_REMOTE=.*/\2/p' $config 2>/dev/null \
-        | string lower
-    echo all
+    test -n "$config"; or set config @FILES@
+    @PROVIDERS@ $config 2>/dev/null | string lower
+    test (__offsite_verb) = restore; and echo auto; or echo all
 end
 function __offsite_names
     switch (commandline -ct)
@@ -132,7 +145,15 @@ def script(shell: str, verbs: Mapping[str, Sequence[str]], takes_value: frozense
 
 
 def _named(text: str, verbs: Sequence[str]) -> str:
-    return text.replace("@VERBS@", " ".join(verbs)).replace("@SHELLS@", " ".join(SHELLS))
+    words = {
+        "@VERBS@": " ".join(verbs),
+        "@SHELLS@": " ".join(SHELLS),
+        "@PROVIDERS@": _PROVIDERS,
+        "@FILES@": _FILES,
+    }
+    for mark, word in words.items():
+        text = text.replace(mark, word)
+    return text
 
 
 def _fish(verbs: Mapping[str, Sequence[str]], takes_value: frozenset[str]) -> list[str]:
