@@ -44,6 +44,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
         "sources",
         "workers",
     ),
+    ("receipts",),
     ("frame", "keys", "manifest", "mirror", "seal"),
     ("age", "sshsig"),
     ("zfs",),

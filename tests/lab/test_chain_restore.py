@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import signal
 import subprocess
@@ -301,6 +302,7 @@ def test_update(world: World, pool: str, data: str) -> None:
     again = world.offsite("--restore", data, "--as", target, "--update")
     assert "has " + data + "@c already" in again.stdout
     assert world.facts(target) == world.facts(data)
+    check_nothing_forced(world, pool)
 
     world.machine.script(f"zfs mount {target} 2>/dev/null || true; echo x > /{target}/x; sync")
     refused = restored(world, data, "--as", target, "--update", status=2)
@@ -366,7 +368,15 @@ def test_the_source_itself_is_updated_after_a_rollback(world: World, data: str) 
     assert world.facts(data) == before
 
 
-def test_replace(world: World, data: str) -> None:
+def check_nothing_forced(world: World, pool: str) -> None:
+    """What zfs itself wrote down of its commands: no receive -F, no rollback."""
+    lines = world.machine.run("zpool", "history", pool).stdout.splitlines()
+    commands = [line.split(" ", 1)[1] for line in lines if " zfs " in line]
+    assert sum(line.startswith("zfs receive ") for line in commands) >= len("abc")
+    assert [one for one in commands if re.search(r"^zfs (receive .*-\w*F|rollback)", one)] == []
+
+
+def test_replace(world: World, pool: str, data: str) -> None:
     before = world.facts(data)
     world.machine.script(f"echo precious > /{data}/mine; rm -r /{data}/text; sync")
     guid = world.get(data, "guid")
@@ -381,6 +391,7 @@ def test_replace(world: World, data: str) -> None:
     assert not world.exists(f"{data}-restoring")
     again = restored(world, data, "--replace", "--yes")
     assert again["kept"] == done["kept"] + "-2"
+    check_nothing_forced(world, pool)
     world.machine.run("zfs", "create", f"{data}/child")
     refused = restored(world, data, "--replace", "--yes", status=2)
     assert f"{data}/child" in refused["error"]

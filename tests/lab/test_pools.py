@@ -18,7 +18,8 @@ from tests.lab.test_resume import (
 )
 
 LONG = "l" * 200
-VOLUMES = {"/vol", "/vms/disk1", "/vms/disk2"}
+VOLUMES = {"/vol", "/vms/disk1", "/vms/disk2", "/vms/clone"}
+INNER = ("inner", "clone", "in side")  # what has its key from above
 ODD = (
     "with space",
     "with space/below: it",
@@ -63,6 +64,11 @@ echo hidden > /{p}/secret/inner/file
 zfs snapshot {p}/home/bob@before
 zfs clone {p}/home/bob@before {p}/bob-clone
 echo cloned > /{p}/bob-clone/more
+zfs snapshot {p}/secret/inner@before
+zfs clone {p}/secret/inner@before {p}/secret/clone
+echo hidden, too > /{p}/secret/clone/more
+zfs snapshot {p}/vms/disk1@before
+zfs clone {p}/vms/disk1@before {p}/vms/clone
 zfs create -o offsite:backup=off {p}/scratch
 zfs create {p}/scratch/below
 zfs create -o offsite:backup=on {p}/scratch/kept
@@ -71,7 +77,7 @@ echo root > /{p}/file-of-the-root
 sync
 """
 UNLOCK = """
-for name in {back}/secret {back}/secret/inner "{back}/secret/in side"; do
+for name in {back}/secret {back}/secret/inner {back}/secret/clone "{back}/secret/in side"; do
     zfs load-key -L file:///tmp/pool-key "$name"
 done
 zfs list -Ho mounted,canmount,name -t filesystem -r {back} | while read -r is can name; do
@@ -133,13 +139,13 @@ sync
 
 @pytest.fixture
 def tree(world: World, pool: str) -> list[str]:
-    """A pool of 28 datasets; the names of the 26 that are to be backed up."""
+    """A pool of 30 datasets; the names of the 28 that are to be backed up."""
     world.machine.script(TREE.format(p=pool))
     for name in ODD:
         world.machine.run("zfs", "create", f"{pool}/{name}")
         world.machine.script(f"echo '{name}' > '/{pool}/{name}/file'")
     listed = world.machine.run("zfs", "list", "-Ho", "name", "-r", pool).stdout.splitlines()
-    assert len(listed) == 28
+    assert len(listed) == 30
     left_out = {f"{pool}/scratch", f"{pool}/scratch/below"}
     return [name for name in listed if name not in left_out]
 
@@ -161,7 +167,7 @@ def test_a_pool_of_many_datasets_with_one_command(world: World, pool: str, tree:
     """All at one moment, what is off left out; the second run sends only what changed."""
     done = backup(world, f"{pool}@s", "--exclude", "cache")
     wanted = {name for name in tree if name != f"{pool}/cache"}
-    assert len(wanted) == 25
+    assert len(wanted) == 27
     assert {one["dataset"] for one in done["backups"]} == wanted
     assert done["failed"] == {}
     assert {tuple(one["providers"]) for one in done["backups"]} == {("one", "two")}
@@ -193,11 +199,9 @@ def test_a_pool_of_many_datasets_with_one_command(world: World, pool: str, tree:
     locked = {one["target"] for one in came["restores"] if one["locked"]}
     refused = world.offsite("--restore", f"{pool}/with space", "--json", status=2).json
     assert f"--as '{pool}/with space-restored'" in refused["hint"]
-    assert locked == {f"{back}/secret", f"{back}/secret/inner", f"{back}/secret/in side"}
+    assert locked == {f"{back}/secret", *(f"{back}/secret/{name}" for name in INNER)}
     # What shared a key has each its own now, and asks for it.
-    asks: set[tuple[str, ...]] = {
-        (f"/secret/{name}", "keylocation", "prompt") for name in ("inner", "in side")
-    }
+    asks: set[tuple[str, ...]] = {(f"/secret/{name}", "keylocation", "prompt") for name in INNER}
     assert local_properties(world, back, below) == local_properties(world, pool, below) | asks
     assert {one[1] for one in local_properties(world, back, below, set())}.isdisjoint(HELD_BACK)
     assert world.get(f"{back}/home/alice/deep", "com.example:lines") == "one\nand\ttwo"
@@ -212,7 +216,7 @@ def test_a_pool_of_many_datasets_with_one_command(world: World, pool: str, tree:
     disks = [world.content(pool + volume) for volume in sorted(VOLUMES)]
     assert [world.content(back + volume) for volume in sorted(VOLUMES)] == disks
     assert kinds(world, back, below) == kinds(world, pool, below)
-    assert world.get(f"{back}/bob-clone", "origin") == "-"
+    check_clones(world, pool, back)
 
     comes_home(world, pool, below, asks)
     assert world.machine.script(HASHES.format(root=pool, names=names)).stdout == one
@@ -240,6 +244,13 @@ def test_what_is_set_on_a_tree_or_not(world: World, pool: str) -> None:
         target = f"{pool}/{which}"
         world.offsite("--restore", root, "-R", "--as", target, "--properties", which)
         assert local_properties(world, target, below, set()) == those
+
+
+def check_clones(world: World, pool: str, back: str) -> None:
+    """What was one is a dataset of its own."""
+    for clone in ("bob-clone", "secret/clone", "vms/clone"):
+        assert world.get(f"{pool}/{clone}", "origin") != "-"
+        assert world.get(f"{back}/{clone}", "origin") == "-"
 
 
 def kinds(world: World, root: str, below: set[str]) -> set[tuple[str, ...]]:
