@@ -61,8 +61,7 @@ def need(left: Sequence[Step]) -> Need:
     Another one may be compressed by the target, but hardly better than it is stored."""
     total = Need()
     for step in left:
-        length = sum(receipt.length for receipt in step.receipts)
-        stored = sum(receipt.size for receipt in step.receipts)
+        length, stored = step.stream_bytes, step.stored_bytes
         as_on_disk = lineage.as_on_disk(step.link.manifest.head)
         total += Need(length, int(length * _SMALLEST) if as_on_disk else stored)
     return total

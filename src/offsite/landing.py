@@ -79,6 +79,18 @@ class Step:
         """The chunks that are still needed."""
         return self.link.receipts[self.first :]
 
+    @property
+    def stream_bytes(self) -> int:
+        """Of the chunks that are still needed; most often all, and then no receipt is read."""
+        come = sum(receipt.length for receipt in self.link.receipts[: self.first])
+        return self.link.manifest.stream_bytes - come
+
+    @property
+    def stored_bytes(self) -> int:
+        """As ``stream_bytes``, as they are stored."""
+        come = sum(receipt.size for receipt in self.link.receipts[: self.first])
+        return self.link.manifest.stored_bytes - come
+
 
 def look(zfs: Zfs, dataset: str) -> Landing:
     """Raises ZfsError, UsageError (impossible name)."""

@@ -272,6 +272,6 @@ def receiver(
 
 def _told(step: Step, left: int) -> str:
     kind = "incremental" if step.link.base else "full"
-    size = figures.size(sum(receipt.length for receipt in step.receipts))
+    size = figures.size(step.stream_bytes)
     more = f"; then {figures.count(left - 1, 'more backup')}" if left > 1 else ""
     return f"Receiving @{step.link.name} ({kind}, {size}){more}"

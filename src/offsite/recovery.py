@@ -279,7 +279,6 @@ def _carry_out(
 
 
 def _announce(job: Job, progress: Progress, file: str | None = None) -> None:
-    receipts = [receipt for step in job.left for receipt in step.receipts]
     totals = result_of(job, [])
     if totals.resumed_chunks:
         progress.info(
@@ -295,8 +294,8 @@ def _announce(job: Job, progress: Progress, file: str | None = None) -> None:
             chunks=totals.chunks,
             providers=tuple({each.name: None for link in job.scope for each in link.remotes}),
             done_chunks=totals.resumed_chunks,
-            done_bytes=totals.stream_bytes - sum(receipt.length for receipt in receipts),
-            done_stored=totals.stored_bytes - sum(receipt.size for receipt in receipts),
+            done_bytes=totals.stream_bytes - sum(step.stream_bytes for step in job.left),
+            done_stored=totals.stored_bytes - sum(step.stored_bytes for step in job.left),
             file=file,
         )
     )
