@@ -227,13 +227,22 @@ def test_datasets_are_backed_up_side_by_side(
     assert pool.backup("tank", "--jobs", str(jobs)).json["failed"] == {}
 
 
-def test_one_by_one(pool: Pool, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("jobs", "settings"),
+    [("1", {}), ("3", {"MEMORY_LIMIT": "256M", "SHARD_SIZE": "16M"})],
+    ids=["asked for", "the memory takes no more"],
+)
+def test_one_by_one(
+    pool: Pool, monkeypatch: pytest.MonkeyPatch, jobs: str, settings: dict[str, str]
+) -> None:
     """None begins before the one before it is complete."""
+    for key, value in settings.items():
+        monkeypatch.setenv(key, value)
     complete = list[int]()
     store = pool.stores["one"]
     monkeypatch.setattr(store, "fail", lambda _halt: complete.append(manifests(store)))
     pool.fail("chunk-", one=range(3))
-    assert pool.backup("tank", *ONE_BY_ONE).json["failed"] == {}
+    assert pool.backup("tank", "--provider", "one", "--jobs", jobs).json["failed"] == {}
     assert complete == [0, 1, 2]
 
 
