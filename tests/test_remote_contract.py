@@ -13,6 +13,7 @@ import xxhash
 
 from offsite.errors import ProviderError
 from offsite.remote import Entry, Remote
+from tests import repo, whole
 from tests.storage.clients import connect
 from tests.storage.memory import MemoryRemote
 from tests.storage.servers import Server
@@ -24,6 +25,7 @@ KINDS = [
     *("memory", "local_store", "seaweed", "sftp"),
     *(pytest.param(kind, marks=pytest.mark.soak) for kind in ("azurite", "gcs")),
 ]
+STREAM = repo.stream(77, [repo.noise(MIB, number) for number in range(5)])
 
 
 @pytest.fixture(scope="module", params=KINDS)
@@ -211,3 +213,25 @@ def test_a_folder_of_ten_thousand(local_store: Server) -> None:
     assert len({entry.name for entry in entries}) == 10_000
     assert remote.list("big", dirs=True) == []
     remote.close()
+
+
+@pytest.mark.parametrize("kind", KINDS[2:])
+def test_whole_commands(request: pytest.FixtureRequest, tmp_path: Path, kind: str) -> None:
+    """A backup, the list, a restore; and no temporary file of rclone's on the way."""
+    server: Server = request.getfixturevalue(kind)
+    with whole.home(tmp_path / "home") as home, pytest.MonkeyPatch.context() as patch:
+        (tmp_path / "temporary").mkdir()
+        patch.setenv("TMPDIR", str(tmp_path / "temporary"))
+        home.snapshot("monday", STREAM, guid=77)
+        home.configure(
+            STORE_REMOTE=f"{server.remote}/whole",
+            RCLONE_CONFIG_PATH=str(server.conf),
+            SHARD_SIZE="1M",
+        )
+        done = home.offsite("--backup", f"{whole.DATASET}@monday", "--json").json["backup"]
+        assert (done["providers"], done["stream_bytes"]) == (["store"], len(STREAM))
+        (row,) = home.offsite("--list", "--json").json["backups"]
+        assert (row["status"], row["stored_bytes"]) == ("complete", done["stored_bytes"])
+        home.offsite("--restore", f"{whole.DATASET}@monday", "--as", whole.TARGET)
+        assert home.received == STREAM
+        assert not [path for path in (tmp_path / "temporary").rglob("*") if path.is_file()]

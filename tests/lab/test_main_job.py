@@ -148,6 +148,10 @@ def test_a_second_run_on_the_same_dataset_and_provider_is_refused(world: World, 
             f" (PID {running.pid})" in refused.stderr
         )
         assert not world.exists(f"{data}@second")
+        # Of another dataset one is not.
+        world.machine.script(f"zfs create {data}/other; echo other > /{data}/other/file; sync")
+        world.offsite("--backup", f"{data}/other@now")
+        assert running.poll() is None
     finally:
         running.send_signal(signal.SIGTERM)
         running.communicate(timeout=60)
