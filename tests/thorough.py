@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 
 Point = TypeVar("Point")
 THOROUGH = bool(os.environ.get("OFFSITE_THOROUGH"))
-STEP = 6
+STEP = 8
 LAST = 3
 
 
@@ -30,7 +30,7 @@ def few(points: Sequence[Point]) -> list[Point]:
 
 
 def some(points: Sequence[Point]) -> list[Point]:
-    """All of them if thorough; else one in six, and the last three, where most is decided."""
+    """All of them if thorough; else one in eight, and the last three, where most is decided."""
     if THOROUGH:
         return list(points)
     return [*points[:-LAST:STEP], *points[-LAST:]]

@@ -70,7 +70,7 @@ def flip(path: Path) -> None:
 
 
 @pytest.mark.gate
-@pytest.mark.parametrize("kind", ["filesystem", "volume"])
+@pytest.mark.parametrize("kind", ["filesystem", pytest.param("volume", marks=pytest.mark.soak)])
 def test_what_one_provider_lost_and_the_other_damaged_comes_back(
     world: World, pool: str, kind: str, request: pytest.FixtureRequest
 ) -> None:

@@ -67,6 +67,7 @@ def test_a_snapshot_sent_and_received_is_the_same(machine: Machine, pool: str) -
     assert sent == hashes(machine, f"/{pool}/b")
 
 
+@pytest.mark.soak
 def test_a_stream_crosses_the_host_unchanged(machine: Machine, pool: str) -> None:
     machine.script(f"dd if=/dev/urandom of=/{pool}/x bs=1M count=4; zfs snapshot {pool}@s")
     send = machine.command("zfs", "send", f"{pool}@s")
@@ -127,6 +128,7 @@ def test_a_volume_gets_its_device_link(machine: Machine, pool: str) -> None:
     )
 
 
+@pytest.mark.soak
 def test_a_pool_on_disk_survives_a_power_cut(version: str, tmp_path: Path) -> None:
     with boot(version, disk=tmp_path / "disk") as guest:
         guest.script(f"zpool create disk {guest.disk}; echo kept > /disk/f; zpool sync disk")

@@ -366,6 +366,7 @@ def test_another_machine_with_nothing_but_the_identity_file(
     assert other.facts(f"{data}-more") == before
 
 
+@pytest.mark.soak
 def test_two_hosts_with_datasets_of_one_name(world: World, data: str, tmp_path: Path) -> None:
     world.offsite("--backup", f"{data}@mine", "--provider", "one")
     other = World(tmp_path / "other", world.machine)
