@@ -119,9 +119,11 @@ def watched(contender: Contender, what: str) -> tuple[float, Clock]:
 
         watcher = threading.Thread(target=watch)
         watcher.start()
-        status = running.wait()
-        over.set()
-        watcher.join()
+        try:
+            status = running.wait()
+        finally:
+            over.set()
+            watcher.join()
     if status:
         raise SystemExit(f"the {what} ended with status {status}")
     by_name = Clock(float)

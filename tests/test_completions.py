@@ -54,7 +54,7 @@ def home(tmp_path: Path) -> Path:
     (tmp_path / ".config/offsite").mkdir(parents=True)
     (tmp_path / ".config/offsite/config.env").write_text(
         "# OLD_REMOTE=x:\nBB_REMOTE=bb:bucket\nexport SCALEWAY_REMOTE='s:b'\nSHARD_SIZE=1M\n"
-        "RCLONE_REMOTE=s3:bucket\nRCLONE_CONFIG_S3_REMOTE=x:\n"
+        "RCLONE_REMOTE=s3:bucket\nRCLONE_CONFIG_S3_REMOTE=x:\nEMPTY_REMOTE=\n"
     )
     return tmp_path
 
@@ -89,7 +89,7 @@ def offered(home: Path, shell: str, line: str) -> set[str]:
         (
             "offsite tank/photos --provider ",
             {"bb", "scaleway", "default", "all"},
-            {"old", "tank", "rclone", "rclone_config_s3", "auto"},
+            {"old", "tank", "rclone", "rclone_config_s3", "empty", "auto"},
         ),
         ("offsite -r tank/photos --provider ", {"bb", "default", "auto"}, {"rclone", "all"}),
         ("offsite tank/photos@monday --re", {"--replace"}, {"--restore"}),
@@ -110,8 +110,8 @@ def test_what_is_offered(home: Path, shell: str, line: str, some: set[str], none
 def test_providers_of_a_file_that_is_named(
     home: Path, shell: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("OFFSITE_CONFIG", f"{home}/one file.env")
-    (home / "one file.env").write_text("B2_REMOTE=b2:bucket\n")
+    monkeypatch.setenv("OFFSITE_CONFIG", "~/one file.env")
+    (home / "one file.env").write_text("B2_REMOTE = b2:bucket\n")
     assert offered(home, shell, "offsite list --provider ") == {"b2", "all"}
 
 

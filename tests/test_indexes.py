@@ -6,10 +6,12 @@ import hashlib
 from collections.abc import Iterator
 from pathlib import Path
 
+import msgspec
 import pytest
 
-from offsite import indexes, repository
+from offsite import indexes, manifest, repository
 from offsite.journal import Journal
+from offsite.manifest import Index
 from tests import repo, story
 from tests.interrupted import Provider
 from tests.story import FEATURES, HEAD, cut, index_in, read, receipts, tell, writing
@@ -82,6 +84,13 @@ def test_the_indexes_of_what_is_large_are_few(
     for receipt in receipts(90):
         story.put_chunks(remote, receipt.number)
     assert read(remote).receipts == receipts(sum(sizes))
+
+
+def test_the_longest_index_is_a_document_that_is_read() -> None:
+    seam = story.seam(2**53, 2**53)
+    long = [msgspec.structs.replace(one, seam=seam, first_record=2**53) for one in receipts(64)]
+    index = Index(format=1, id=repo.ID, number=2**20, receipts=long)
+    assert len(manifest.encode(index)) * indexes._MOST / 64 < repository.DOCUMENT_LIMIT / 20
 
 
 def test_an_index_after_a_minute_though_there_are_few_receipts(journal: Journal) -> None:

@@ -217,7 +217,7 @@ def test_a_folder_of_ten_thousand(local_store: Server) -> None:
 
 @pytest.mark.parametrize("kind", KINDS[2:])
 def test_whole_commands(request: pytest.FixtureRequest, tmp_path: Path, kind: str) -> None:
-    """A backup, the list, a restore; and no temporary file of rclone's on the way."""
+    """A backup, the list, a restore; and no temporary file is left behind."""
     server: Server = request.getfixturevalue(kind)
     with whole.home(tmp_path / "home") as home, pytest.MonkeyPatch.context() as patch:
         (tmp_path / "temporary").mkdir()

@@ -35,6 +35,14 @@ from tests.thorough import few
 from tests.whole import DATASET, TARGET, Home
 
 # The snapshot that is chosen is destroyed by another one before its hold.
+EXPORTED = """\
+case "$*" in
+"send -n"*) ;;
+"send -L"*) echo "warning: cannot send: I/O error" >&2; exit 1 ;;
+"list -Ho name -d 0 tank") echo "cannot open 'tank': dataset does not exist" >&2; exit 1 ;;
+esac
+exec /bin/sh {home}/zfs "$@"
+"""
 DESTROYED = """#!/bin/sh
 [ "$1" != hold ] || rm {home}/snapshots/monday.*
 case "$1" in
@@ -103,6 +111,14 @@ def test_a_snapshot_that_is_destroyed_before_its_hold(home: Home) -> None:
     home.snapshot("next", STREAM, guid=77)
     end(start("--backup", MONDAY))
     assert statuses(home) == [("complete", ["one", "two"])]
+
+
+def test_a_pool_that_is_exported_in_mid_send(home: Home) -> None:
+    program = home.folder / "exported"
+    program.write_text(EXPORTED.format(home=home.folder))
+    told = end(start("--backup", MONDAY, ZFS_COMMAND=f"/bin/sh {program}"), status=1)
+    assert "ERROR: the pool tank is not imported any more (zfs send" in told
+    assert "HINT: import it; " in told
 
 
 def test_the_connection_to_the_pool_breaks_in_mid_send(home: Home) -> None:

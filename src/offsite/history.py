@@ -17,12 +17,12 @@ from offsite.errors import IntegrityError, KeysError, ProviderError
 from offsite.journal import Journal
 from offsite.manifest import Index, IndexRef, Manifest, Receipt
 from offsite.mirror import Mirror
-from offsite.receipts import Receipts, pack
+from offsite.receipts import Packer, Receipts, pack
 from offsite.remote import Remote
 from offsite.repository import Keyring
 
 _READERS = 8  # requests at a time
-_AHEAD = 64
+_AHEAD = 16
 _NEVER = sys.maxsize
 
 
@@ -125,22 +125,18 @@ def _told_by_all(backup_id: str, mirror: Mirror, keyring: Keyring) -> list[_Told
 def _told(remote: Remote, backup_id: str, keyring: Keyring) -> _Told:
     sizes = repository.object_sizes(remote, backup_id)
     references: list[IndexRef] = []
+    packer, last = Packer(), list[Receipt]()
     features: int | None = None
-
-    def all_receipts() -> Iterator[Receipt]:
-        nonlocal features
-        last: list[Receipt] = []
-        for name, sealed in _indexes(remote, backup_id, sizes):
-            index = _follows(sealed, backup_id, references, last, keyring)
-            if index is None:
-                break
-            digest = hashlib.sha256(sealed).hexdigest()
-            references.append(IndexRef(name, len(sealed), digest, len(index.receipts)))
-            features = index.features if features is None else features
-            yield from index.receipts
-            last = index.receipts[-1:] or last
-
-    receipts = pack(all_receipts())
+    for name, sealed in _indexes(remote, backup_id, sizes):
+        index = _follows(sealed, backup_id, references, last, keyring)
+        if index is None:
+            break
+        digest = hashlib.sha256(sealed).hexdigest()
+        references.append(IndexRef(name, len(sealed), digest, len(index.receipts)))
+        packer.add(index.receipts)
+        last = index.receipts[-1:] or last
+        features = index.features if features is None else features
+    receipts = packer.done()
     return _Told(backup_id, remote, sizes, references, receipts, features)
 
 
@@ -201,15 +197,11 @@ def _with_journal(leader: _Told, entries: Iterable[Index]) -> tuple[Sequence[Rec
     The journal's own last word counts where they overlap: a backup that was continued has a receipt
     cut short in the journal that an index on the provider may still tell in full.
     """
-    features: int | None = None
-
-    def all_receipts() -> Iterator[Receipt]:
-        nonlocal features
-        for entry in entries:
-            features = entry.features if features is None else features
-            yield from entry.receipts
-
-    journal, told = pack(all_receipts()), leader.receipts
+    packer, features = Packer(), None
+    for entry in entries:
+        packer.add(entry.receipts)
+        features = entry.features if features is None else features
+    journal, told = packer.done(), leader.receipts
     same = _common(journal, told)
     if len(journal) <= same or same < min(len(journal), len(told)):
         return told, leader.features

@@ -14,7 +14,7 @@ from offsite.mirror import Mirror
 from offsite.repository import Author
 
 # If the machine is lost, so is what was stored since the last index: at most so many chunks, or
-# this part of all of them (100 TB would have 200,000 indexes), and those in flight; at most so many
+# this part of all of them (100 TB would have 190,000 indexes), and those in flight; at most so many
 # seconds and the time of one chunk.
 SECONDS = 60.0
 RECEIPTS = 16

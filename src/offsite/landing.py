@@ -81,11 +81,11 @@ class Step:
 
     @property
     def stream_bytes(self) -> int:
-        """Of the chunks that are still needed; most often all, and then no receipt is read."""
-        come = sum(receipt.length for receipt in self.link.receipts[: self.first])
+        """Of the chunks that are still needed."""
+        come = self.link.receipts[self.first].offset if self.first else 0
         return self.link.manifest.stream_bytes - come
 
-    @property
+    @cached_property
     def stored_bytes(self) -> int:
         """As ``stream_bytes``, as they are stored."""
         come = sum(receipt.size for receipt in self.link.receipts[: self.first])

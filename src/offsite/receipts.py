@@ -4,7 +4,6 @@
 
 from __future__ import annotations
 
-import itertools
 import operator
 from collections.abc import Iterable, Iterator, Sequence
 from typing import overload
@@ -21,7 +20,7 @@ _DECODER = msgspec.msgpack.Decoder(list[Receipt])
 
 
 class Receipts(Sequence[Receipt]):
-    """A sequence that is never changed; ``pack`` makes one. A slice of it shares its memory.
+    """A sequence that is never changed; ``Packer`` makes one. A slice of it shares its memory.
 
     Reading it in order unpacks each part once; many threads may read it.
     """
@@ -62,15 +61,39 @@ class Receipts(Sequence[Receipt]):
         return map(self.__getitem__, range(len(self)))
 
 
+class Packer:
+    """Makes Receipts of what it is given, some at a time."""
+
+    def __init__(self) -> None:
+        self._compressor = zstandard.ZstdCompressor(level=1)
+        self._packs: list[bytes] = []
+        self._loose: list[Receipt] = []
+
+    def add(self, receipts: Iterable[Receipt]) -> None:
+        for receipt in receipts:
+            self._loose.append(receipt)
+            if len(self._loose) == _PACK:
+                self._pack()
+
+    def done(self) -> Receipts:
+        """All that it was given; then it is not to be given any more."""
+        count = len(self._packs) * _PACK + len(self._loose)
+        if self._loose:
+            self._pack()
+        return Receipts(self._packs, range(count))
+
+    def _pack(self) -> None:
+        packed = self._compressor.compress(_ENCODER.encode(self._loose))
+        # A copy: the buffer that it is in is as large as the input.
+        self._packs.append(bytes(memoryview(packed)))
+        self._loose = []
+
+
 def pack(receipts: Iterable[Receipt]) -> Receipts:
     """All of them, taken one after the other."""
-    packs, count, left = [], 0, iter(receipts)
-    compressor = zstandard.ZstdCompressor(level=1)
-    while some := list(itertools.islice(left, _PACK)):
-        packed = compressor.compress(_ENCODER.encode(some))
-        packs.append(bytes(memoryview(packed)))  # a copy: its own buffer is as large as the input
-        count += len(some)
-    return Receipts(packs, range(count))
+    packer = Packer()
+    packer.add(receipts)
+    return packer.done()
 
 
 def _unpack(packed: bytes) -> list[Receipt]:

@@ -54,9 +54,7 @@ class Relay:
         """
         copies = sorted(history.copies, key=lambda copy: -len(copy.chunks))
         sources = Sources([*self.others, *(copy.remote for copy in copies)], self.progress)
-        lacking = pack(
-            one for one in receipts if any(one.number not in copy.chunks for copy in copies)
-        )
+        lacking = pack(one for one in receipts if _lack(copies, one))
         for copy in copies:
             self._disown(copy)
         with waking(halt, sources.abort):
@@ -100,10 +98,11 @@ class Relay:
     ) -> Lost | None:
         if not lacking:
             return None
-        numbers = {receipt.number for receipt in lacking}
-        names = sorted(copy.remote.name for copy in copies if not numbers <= copy.chunks)
-        self.progress.info(f"Copying {len(lacking)} chunks to {', '.join(names)}")
-        largest = max(receipt.size for receipt in lacking)
+        largest, names = 0, set[str]()
+        for receipt in lacking:
+            largest = max(largest, receipt.size)
+            names.update(_lack(copies, receipt))
+        self.progress.info(f"Copying {len(lacking)} chunks to {', '.join(sorted(names))}")
         count = min(_AT_ONCE, self.arena.size // whole_pages(largest))
         if not count:
             raise ConfigError(
@@ -124,11 +123,10 @@ class Relay:
 
         def items() -> Iterator[tuple[Receipt, list[str], Span]]:
             for receipt in lacking:
-                names = [one.remote.name for one in copies if receipt.number not in one.chunks]
                 slot = slots.take(halt)
                 if lost:
                     return
-                yield receipt, names, slot
+                yield receipt, _lack(copies, receipt), slot
 
         with crew_of(slots.count) as crew:
             for _ in in_order(crew, work, items(), halt):
@@ -156,6 +154,11 @@ class Relay:
     def _live(self, names: Collection[str]) -> bool:
         """Whether a remote of these names still wants what is read for it."""
         return any(remote.name in names for remote in self.mirror.live)
+
+
+def _lack(copies: Sequence[Copy], receipt: Receipt) -> list[str]:
+    """The providers that have not got the chunk."""
+    return [copy.remote.name for copy in copies if receipt.number not in copy.chunks]
 
 
 def _telling_of(references: Sequence[IndexRef], chunks: int) -> list[IndexRef]:

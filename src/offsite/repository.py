@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import re
 import secrets
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -27,7 +27,7 @@ from offsite.keys import Trust
 from offsite.keys.trust import Standing
 from offsite.manifest import Document, Index, IndexRef, Manifest, Receipt
 from offsite.mirror import put_bytes
-from offsite.receipts import Receipts, pack
+from offsite.receipts import Packer, Receipts
 from offsite.remote import Remote
 
 ROOT = "offsite"
@@ -36,7 +36,7 @@ MANIFEST = "manifest.age"
 # An index of 1,024 receipts is about 0.7 MB; a manifest with 100,000 indexes about 13 MB.
 DOCUMENT_LIMIT = 64 << 20
 _READERS = 8  # requests at a time
-_AHEAD = 64
+_AHEAD = 16
 
 _ID = re.compile(r"[0-9]{8}t[0-9]{6}-[0-9a-f]{16}")
 _CHUNK = re.compile(r"chunk-[0-9]{8}\.zfs\.zst\.age")
@@ -224,22 +224,15 @@ def load_receipts(signed: Manifest, holders: Sequence[Remote], keyring: Keyring)
     def load(reference: IndexRef) -> list[Receipt]:
         return _load_index(signed.head.id, reference, holders, keyring)
 
-    # A backup of a TB has 2,000 of them: one after the other, the round trips alone take minutes.
+    # A backup of a TB may have 2,000: one after the other, the round trips alone take minutes.
+    packer = Packer()
     with ThreadPoolExecutor(_READERS, thread_name_prefix="index") as crew:
-        receipts = pack(_each(crew, load, signed.indexes))
+        for at in range(0, len(signed.indexes), _AHEAD):  # not all of them unpacked
+            for some in crew.map(load, signed.indexes[at : at + _AHEAD]):
+                packer.add(some)
+    receipts = packer.done()
     documents.check_receipts(signed, receipts)
     return receipts
-
-
-def _each(
-    crew: ThreadPoolExecutor,
-    load: Callable[[IndexRef], Sequence[Receipt]],
-    references: Sequence[IndexRef],
-) -> Iterator[Receipt]:
-    """The receipts of some indexes at a time: not all of them unpacked."""
-    for at in range(0, len(references), _AHEAD):
-        for some in crew.map(load, references[at : at + _AHEAD]):
-            yield from some
 
 
 def _load_index(

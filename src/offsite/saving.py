@@ -34,6 +34,7 @@ from offsite.standing import Standing
 from offsite.storing import Result, Run
 from offsite.subject import Subject
 from offsite.tasks import Source, Task
+from offsite.zfs.datasets import while_imported
 
 
 @dataclass(frozen=True)
@@ -93,6 +94,17 @@ def back_up(
     ``failed``: the providers that are left out, and why. Raises an OffsiteError whose message says
     what was kept.
     """
+    with while_imported(member.zfs, member.dataset.name):
+        return _back_up(member, engine, backups, remotes, failed)
+
+
+def _back_up(
+    member: Member,
+    engine: Engine[SealJob, Sealed],
+    backups: Sequence[Backup],
+    remotes: Sequence[Remote],
+    failed: Mapping[str, str],
+) -> tuple[Result, ...]:
     progress = member.progress
     known = member.standing(backups)
     locked = [remote.name for remote in remotes] + list(failed)

@@ -18,7 +18,6 @@ from offsite.progress import Progress
 from offsite.remote import Remote
 from offsite.seal import Sealed
 from offsite.storing import Result
-from offsite.zfs.datasets import while_imported
 
 _PATIENCE = 3  # datasets in which a provider may fail before it is left out of the others
 
@@ -103,8 +102,7 @@ class Series:
         if not remotes:
             raise ProviderError("no provider is left to write to")
         try:
-            with while_imported(one.zfs, one.dataset.name):
-                results = saving.back_up(one, engine, self.backups, remotes, failed)
+            results = saving.back_up(one, engine, self.backups, remotes, failed)
         except ProviderError:
             self.failures.update(remote.name for remote in remotes)
             raise

@@ -14,8 +14,9 @@ SHELLS = ("bash", "zsh", "fish")
 
 # As providers.provider_name has it: RCLONE_REMOTE is "default", other RCLONE_… are rclone's.
 _PROVIDERS = (
-    "sed -nE -e 's/^[[:space:]]*(export[[:space:]]+)?//; s/^RCLONE_REMOTE=.*/default/p'"
-    " -e '/^RCLONE_/d; s/^([A-Za-z][A-Za-z0-9_]*)_REMOTE=.*/\\1/p'"
+    "sed -nE -e 's/^[[:space:]]*(export[[:space:]]+)?//; s/[[:space:]]*=[[:space:]]*/=/'"
+    " -e 's/^RCLONE_REMOTE=..*/default/p; /^RCLONE_/d'"
+    " -e 's/^([A-Za-z][A-Za-z0-9_]*)_REMOTE=..*/\\1/p'"
 )
 _FILES = f"{SYSTEM_FILE} ~/{USER_FILE}"
 _ZSH = "autoload -U +X compinit && compinit; autoload -U +X bashcompinit && bashcompinit\n"
@@ -42,7 +43,7 @@ _offsite() {
     case $previous in
         --provider)
             if [ -n "${OFFSITE_CONFIG-}" ]; then
-                choices=$(@PROVIDERS@ "$OFFSITE_CONFIG" 2>/dev/null)
+                choices=$(@PROVIDERS@ "${OFFSITE_CONFIG/#\~/$HOME}" 2>/dev/null)
             else
                 choices=$(@PROVIDERS@ @FILES@ 2>/dev/null)
             fi
@@ -107,10 +108,12 @@ end
 function __offsite_providers
     set -l config $OFFSITE_CONFIG
     test -n "$config"; or set config @FILES@
+    set config (string replace -r '^~' $HOME $config)
     @PROVIDERS@ $config 2>/dev/null | string lower
     test (__offsite_verb) = restore; and echo auto; or echo all
 end
 function __offsite_names
+    command -q zfs; or return
     switch (commandline -ct)
         case '*@*'
             zfs list -H -d 1 -t snapshot -o name (string split @ (commandline -ct))[1] 2>/dev/null
