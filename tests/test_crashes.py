@@ -12,9 +12,9 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from offsite import lock
+from offsite import config, lock
 from offsite.repository import MANIFEST
-from tests.life import BACKUP, BOTH, MONDAY, NAMES, OPENING, SUNDAY, Life, life, objects
+from tests.life import BACKUP, BOTH, MONDAY, NAMES, OPENING, SIZE, SUNDAY, Life, life, objects
 from tests.storage.memory import MemoryRemote
 from tests.thorough import some
 from tests.whole import DATASET
@@ -234,6 +234,19 @@ def test_what_this_machine_alone_began_goes_on_though_a_provider_is_down(
     here.world.down = set()
     done = {row["id"] for row in here.rows() if row["complete"]}
     assert (done == {begun}) is not lost
+
+
+def test_a_rehearsal_of_what_was_begun(here: Life, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In its own chunks, whatever their size is to be now."""
+    here.begin()
+    here.run(*BACKUP, end=8)
+    (begun,) = here.held()
+    monkeypatch.setattr(config, "_CHUNK_SIZES", (1, 64 << 20))
+    monkeypatch.setenv("SHARD_SIZE", "64M")
+    plan = here.home.offsite(*BACKUP, "--dry-run", "--json").json["backup"]
+    assert plan["backup_id"] == begun
+    assert 0 < plan["resumed_chunks"] < plan["chunks"]
+    assert plan["chunks"] == -(-plan["stream_bytes"] // SIZE)
 
 
 def test_another_run_goes_on_with_it(here: Life) -> None:

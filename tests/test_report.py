@@ -95,6 +95,13 @@ def test_dry_run_writes_no_log(
             ],
         ),
         (
+            {"resumed_chunks": 8, "stream_bytes": None},
+            [
+                "Would back up tank/a@auto-20251123 (full) to bb and scaleway:",
+                "  zfs does not tell how much. Stored already: 8 chunks. Nothing was changed.",
+            ],
+        ),
+        (
             {"complete_on": ("gone",)},
             [
                 "Would copy tank/a@auto-20251123 (full) from gone to bb and scaleway:",

@@ -39,8 +39,9 @@ def result_of(config: Config, zfs: Zfs, dataset: Dataset, source: Source, task: 
     base, begun = task.choice.base, task.begun
     if task.complete is not None:
         return _of_complete(task.complete, dataset, source, task)
-    begun_with = begun.head.estimate if begun is not None and begun.head is not None else None
-    size = begun_with or _size(config, zfs, dataset, source, base)
+    head = begun.head if begun is not None else None
+    size = (head.estimate if head else 0) or _size(config, zfs, dataset, source, base)
+    chunk_size = head.chunk_size if head else config.chunk_size
     return Result(
         backup_id=begun.id if begun else "",
         dataset=dataset.name,
@@ -48,7 +49,7 @@ def result_of(config: Config, zfs: Zfs, dataset: Dataset, source: Source, task: 
         type="incremental" if _name_of(begun, base) else "full",
         stream_bytes=size,
         stored_bytes=0,
-        chunks=-(-(size or 0) // config.chunk_size),
+        chunks=-(-(size or 0) // chunk_size),
         seconds=0.0,
         providers=tuple(remote.name for remote in task.remotes),
         failed={},

@@ -138,6 +138,8 @@ def _plan(result: storing.Result) -> list[str]:
     size = "zfs does not tell how much."
     if result.stream_bytes is not None:
         size = f"about {figures.size(result.stream_bytes)} in ~{chunks} before compression."
+    if result.resumed_chunks:
+        size += f" Stored already: {figures.count(result.resumed_chunks, 'chunk')}."
     return [f"Would back up {name} to {in_words(result.providers)}:", size]
 
 
