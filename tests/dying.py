@@ -122,9 +122,9 @@ class Wire:
         self.world.check_alive()
         return self.store.holds(path, size, digests)
 
-    def list(self, folder: str, *, dirs: bool = False) -> list[Entry]:
+    def list(self, folder: str, *, dirs: bool = False, expected: int = 0) -> list[Entry]:
         self.world.check_alive()
-        return self.store.list(folder, dirs=dirs)
+        return self.store.list(folder, dirs=dirs, expected=expected)
 
     def share(self, *_: object) -> Wire:
         return self

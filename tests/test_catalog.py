@@ -31,7 +31,7 @@ class Broken(MemoryRemote):
         super().__init__(name)
         self.error = error
 
-    def list(self, _folder: str, *, dirs: bool = False) -> list[Entry]:  # noqa: ARG002
+    def list(self, _folder: str, *, dirs: bool = False, expected: int = 0) -> list[Entry]:  # noqa: ARG002
         raise self.error
 
 
@@ -107,10 +107,10 @@ class Dying(MemoryRemote):
             raise ProviderError(f"cannot look at {path} on dying: no route")
         return super().stat(path)
 
-    def list(self, folder: str, *, dirs: bool = False) -> list[Entry]:
+    def list(self, folder: str, *, dirs: bool = False, expected: int = 0) -> list[Entry]:
         if self.asked > self.left and not self.lists:
             raise ProviderError("cannot list backups on dying: no route")
-        return super().list(folder, dirs=dirs)
+        return super().list(folder, dirs=dirs, expected=expected)
 
 
 MANY = [f"20260110t120000-{number:016x}" for number in range(100)]
@@ -189,9 +189,9 @@ class Counting(MemoryRemote):
         self.requests += 1
         return super().stat(path)
 
-    def list(self, folder: str, *, dirs: bool = False) -> list[Entry]:
+    def list(self, folder: str, *, dirs: bool = False, expected: int = 0) -> list[Entry]:
         self.requests += 1
-        return super().list(folder, dirs=dirs)
+        return super().list(folder, dirs=dirs, expected=expected)
 
 
 def shelved(remote: MemoryRemote, folder: Path, keyring: Keyring | None = None) -> Catalog:

@@ -329,6 +329,16 @@ def test_why_a_backup_is_a_full_one_and_what_an_increment_costs_is_in_the_log(
         assert f"Backing up {DATASET}@{name} to one, about 936 B in ~1 chunk\n" in ran.log
 
 
+def test_chunks_that_will_be_very_many_are_told(home: Home, tmp_path: Path) -> None:
+    home.configure(ONE_REMOTE=str(tmp_path / "one"), SHARD_SIZE="64M")
+    told = "about 212,992 chunks of 64 MiB: with larger ones (SHARD_SIZE) a restore takes less"
+    assert told not in home.offsite("--backup", MONDAY).log
+    home.snapshot("large", repo.stream(88, []), guid=88)
+    facts = home.folder / "snapshots/large.facts"
+    facts.write_text(f"{13 << 40} {facts.read_text().partition(' ')[2]}")
+    assert told in home.offsite("--backup", f"{DATASET}@large").log
+
+
 @pytest.mark.parametrize("more", [(), ("-R",)])
 def test_which_of_two_hours_a_restore_means_is_told(home: Home, more: tuple[str, ...]) -> None:
     assert home.offsite("--backup", MONDAY).status == 0

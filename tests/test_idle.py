@@ -112,9 +112,9 @@ class Counting(MemoryRemote):
         self.asked["stat"] += 1
         return super().stat(path)
 
-    def list(self, folder: str, *, dirs: bool = False) -> list[Entry]:
+    def list(self, folder: str, *, dirs: bool = False, expected: int = 0) -> list[Entry]:
         self.asked["list"] += 1
-        return super().list(folder, dirs=dirs)
+        return super().list(folder, dirs=dirs, expected=expected)
 
 
 class Fleet:

@@ -557,10 +557,10 @@ def test_a_strangers_folder_that_cannot_be_read_is_no_trouble(home: Home) -> Non
     store(home)
 
     class Closed(MemoryRemote):
-        def list(self, folder: str, *, dirs: bool = False) -> list[Entry]:
+        def list(self, folder: str, *, dirs: bool = False, expected: int = 0) -> list[Entry]:
             if folder == "private":
                 raise ProviderError("permission denied")
-            return super().list(folder, dirs=dirs)
+            return super().list(folder, dirs=dirs, expected=expected)
 
     remote, told = Closed("one"), repo.Recorder()
     remote.objects = {"private/x": b"x", "t/t:a-s001.zfs.gz.age": b"x"}

@@ -235,6 +235,19 @@ def test_a_provider_that_is_down(seaweed: Server, tmp_path: Path, retries: Retri
                 remote.list("")
 
 
+def test_a_long_list_takes_its_time(proxy: Proxy, seaweed: Server, tmp_path: Path) -> None:
+    """Of a provider that tells of twenty objects in seconds, as others of a million in an hour."""
+    behind = through(proxy, seaweed, tmp_path / "rclone.conf")
+    with closing(connect(behind)) as remote:
+        for number in range(20):
+            remote.put(f"long/object-{number}", b"x", {})
+        limit(remote, Retry(tries=1, timeout=1))
+        proxy.rate = 3000
+        with pytest.raises(ProviderError, match="gave no answer in time"):
+            remote.list("long")
+        assert len(remote.list("long", expected=10_000)) == 20
+
+
 def test_a_stop_ends_a_pause_at_once(proxy: Proxy, seaweed: Server, tmp_path: Path) -> None:
     behind = through(proxy, seaweed, tmp_path / "rclone.conf")
     stop, pauses = threading.Event(), []

@@ -227,7 +227,7 @@ def _preflight(
     lacking: dict[str, set[str]] = {}
     for remote in holders:
         try:
-            held = repository.object_sizes(remote, backup.id)
+            held = repository.object_sizes(remote, backup.id, backup.manifest.chunks)
         except StoppedError:
             raise
         except OffsiteError as error:

@@ -20,6 +20,8 @@ from pathlib import Path
 from typing import Any, Protocol, Self
 from urllib.parse import quote
 
+import msgspec
+
 from offsite.config import Provider
 from offsite.digests import KINDS, cheapest
 from offsite.errors import ProviderError
@@ -31,15 +33,34 @@ from offsite.rclone.server import Lease, Server
 __all__ = ["Entry", "OnRetry", "RcloneRemote", "Remote", "Retry"]
 
 _PIECE = 64 * 1024  # bytes
+_LISTED = 250  # objects a second, at the least: most providers tell a thousand at a time
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Entry:
     """An object or folder directly in a folder; ``size`` in bytes (0 for a folder)."""
 
     name: str
     size: int
     is_dir: bool
+
+
+class _Item(msgspec.Struct, rename="pascal"):
+    """As rclone tells of an object. Of millions a dict each would take a GB."""
+
+    name: str
+    size: int = 0
+    is_dir: bool = False
+
+    def entry(self) -> Entry:
+        return Entry(self.name, 0 if self.is_dir else self.size, self.is_dir)
+
+
+class _Listing(msgspec.Struct):
+    items: list[_Item] | None = msgspec.field(default=None, name="list")
+
+
+_LISTING = msgspec.json.Decoder(_Listing)
 
 
 class Remote(Protocol):
@@ -81,8 +102,11 @@ class Remote(Protocol):
         False if it tells no hash, or one of a kind that is not there.
         """
 
-    def list(self, folder: str, *, dirs: bool = False) -> list[Entry]:
-        """The objects in ``folder``, or its folders; nothing for a missing folder."""
+    def list(self, folder: str, *, dirs: bool = False, expected: int = 0) -> list[Entry]:
+        """The objects in ``folder``, or its folders; nothing for a missing folder.
+
+        ``expected``: about how many there may be. Where they are many, it takes long.
+        """
 
     def delete(self, path: str) -> None:
         """Remove an object; a missing one is fine."""
@@ -194,17 +218,21 @@ class RcloneRemote:
 
         return self._requests.insist("look at", path, once)
 
-    def list(self, folder: str, *, dirs: bool = False) -> list[Entry]:
+    def list(self, folder: str, *, dirs: bool = False, expected: int = 0) -> list[Entry]:
+        timeout = self._retry.timeout + expected / _LISTED
         options = {"dirsOnly" if dirs else "filesOnly": True, "noModTime": True, "noMimeType": True}
 
         def once() -> list[Entry]:
             try:
-                told = self._control("operations/list", remote=_folder(folder), opt=options)
+                told = self._ask(
+                    "operations/list", timeout=timeout, remote=_folder(folder), opt=options
+                )
             except Failure as failure:
                 if "directory not found" in failure.reason:
                     return []
                 raise
-            return [_entry(item) for item in told.get("list") or [] if _is_plain(item["Name"])]
+            listed = _LISTING.decode(told).items or []
+            return [one.entry() for one in listed if _is_plain(one.name)]
 
         return self._requests.insist("list", folder or "/", once)
 
@@ -318,6 +346,11 @@ class RcloneRemote:
         self, command: str, *, timeout: float | None = None, **parameters: object
     ) -> dict[str, Any]:
         """Ask rclone's control plane; raises Failure with rclone's own words."""
+        answer: dict[str, Any] = json.loads(self._ask(command, timeout=timeout, **parameters))
+        return answer
+
+    def _ask(self, command: str, *, timeout: float | None, **parameters: object) -> bytes:
+        """As ``_control``, the answer as it came."""
         body = json.dumps({"fs": TARGET, **parameters}).encode()
         with self._connections.planes().control.request(
             "POST",
@@ -326,9 +359,9 @@ class RcloneRemote:
             headers={"Content-Type": "application/json"},
             timeout=timeout or self._retry.timeout,
         ) as response:
-            answer: dict[str, Any] = json.loads(response.read())
+            answer = response.read()
         if response.status != http.HTTPStatus.OK:
-            raise Failure(self._server.cleaned(str(answer.get("error"))))
+            raise Failure(self._server.cleaned(str(json.loads(answer).get("error"))))
         return answer
 
 

@@ -37,6 +37,7 @@ MANIFEST = "manifest.age"
 DOCUMENT_LIMIT = 64 << 20
 _READERS = 8  # requests at a time
 _AHEAD = 16
+_UNKNOWN = 10**6  # chunks that an unfinished backup may have
 
 _ID = re.compile(r"[0-9]{8}t[0-9]{6}-[0-9a-f]{16}")
 _CHUNK = re.compile(r"chunk-[0-9]{8}\.zfs\.zst\.age")
@@ -157,11 +158,11 @@ def backup_ids(remote: Remote) -> list[str]:
     return sorted(name for name in folders if _ID.fullmatch(name))
 
 
-def object_sizes(remote: Remote, backup_id: str) -> dict[str, int]:
-    """Name to size in bytes of every object in the backup's folder."""
+def object_sizes(remote: Remote, backup_id: str, chunks: int = _UNKNOWN) -> dict[str, int]:
+    """Name to size in bytes of every object in the backup's folder; ``chunks``: about how many."""
     return {
         entry.name: entry.size
-        for entry in remote.list(f"{BACKUPS}/{backup_id}")
+        for entry in remote.list(f"{BACKUPS}/{backup_id}", expected=chunks)
         if not entry.is_dir
     }
 
@@ -262,7 +263,7 @@ def is_held(remote: Remote, signed: Signed[Manifest]) -> bool:
     """Whether the provider has this very manifest, which may be known from an earlier run, and all
     that it names. Raises ProviderError, IntegrityError."""
     backup_id = signed.document.head.id
-    sizes = object_sizes(remote, backup_id)
+    sizes = object_sizes(remote, backup_id, signed.document.chunks)
     if MANIFEST not in sizes or not _is_whole(signed.document, sizes):
         return False
     return hashlib.sha256(get_manifest(remote, backup_id)).hexdigest() == signed.sha256

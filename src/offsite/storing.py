@@ -39,6 +39,8 @@ from offsite.seal import Sealed
 from offsite.sending import Sender
 from offsite.subject import Subject, let_go, utc
 
+_MANY = 200_000  # chunks; as many of 32 MiB have 6 TB
+
 
 @dataclass(frozen=True)
 class Result:
@@ -145,6 +147,7 @@ def _begin(work: Run, subject: Subject) -> Head:
     estimate = subject.estimate(work.config)
     if subject.base is not None:
         _tell_if_large(estimate or 0, subject.base, work.progress)
+    _tell_if_many(estimate or 0, work.config.chunk_size, work.progress)
     return subject.head(work.config, work.author, estimate or 0)
 
 
@@ -155,6 +158,16 @@ def _tell_if_large(estimate: int, base: Base, progress: Progress) -> None:
             f"This increment has about {figures.size(estimate)}, more than half of the full"
             f" backup @{full.head.snapshot.name} ({figures.size(full.stream_bytes)}): a new chain"
             " (--full) may be worth it"
+        )
+
+
+def _tell_if_many(estimate: int, chunk_size: int, progress: Progress) -> None:
+    """Now, for it stays so: see README, "What it does not do yet"."""
+    chunks = estimate // chunk_size
+    if chunks > _MANY:
+        progress.info(
+            f"These will be about {chunks:,} chunks of {figures.size(chunk_size)}: with larger ones"
+            " (SHARD_SIZE) a restore takes less memory"
         )
 
 

@@ -65,7 +65,7 @@ class MemoryRemote:
         told = hashlib.new(kind, body, usedforsecurity=False).hexdigest() if kind else None
         return kind is not None and digests.get(kind) == told
 
-    def list(self, folder: str, *, dirs: bool = False) -> list[Entry]:
+    def list(self, folder: str, *, dirs: bool = False, expected: int = 0) -> list[Entry]:  # noqa: ARG002
         prefix = f"{folder}/" if folder else ""
         with self._lock:
             below = {
