@@ -381,7 +381,7 @@ def test_a_provider_that_fails_is_left_out(one: Asked, failing: str) -> None:
 
 
 def test_stop_is_no_failure_of_a_provider(one: Asked, monkeypatch: pytest.MonkeyPatch) -> None:
-    def stopped(_: str) -> None:
+    def stopped(*_: str, **_more: int) -> None:
         raise StoppedError("stopped")
 
     monkeypatch.setattr(one, "list", stopped)
