@@ -88,11 +88,10 @@ Runs = dict[tuple[str, str], list[Run]]  # by what was done, and by whom
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run all rounds and print the tables; 0 if offsite is as much faster as it shall be."""
-    options = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    options.add_argument("--stream", type=Path, help="a zfs send stream (default: made in the lab)")
+    options = parser(__doc__)
     options.add_argument("--rounds", type=int, default=3)
     chosen = options.parse_args(argv)
-    stream = chosen.stream or make_stream(root() / f"bench{''.join(SEND_FLAGS)}.zfs")
+    stream = made_or(chosen.stream)
     size, load = stream.stat().st_size, os.getloadavg()[0]
     state = "quiet" if load <= QUIET else "not quiet: the figures say little"
     print(f"{size / 1e9:.2f} GB of zfs send stream, {os.cpu_count()} cores")
@@ -117,6 +116,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     for fault in faults:
         print(f"NOT AS IT SHALL BE: {fault}")
     return int(bool(faults))
+
+
+def parser(told: str) -> argparse.ArgumentParser:
+    """A bench's options: the stream."""
+    options = argparse.ArgumentParser(description=told.splitlines()[0])
+    options.add_argument("--stream", type=Path, help="a zfs send stream (default: made in the lab)")
+    return options
+
+
+def made_or(stream: Path | None) -> Path:
+    """The stream that was chosen, or the lab's."""
+    return stream or make_stream(root() / f"bench{''.join(SEND_FLAGS)}.zfs")
 
 
 def compete(contender: Contender, stream: Path, runs: Runs) -> None:

@@ -211,6 +211,37 @@ def test_enough_interruptions_and_then_only_the_late_strikes(
     assert [strike.late for strike in played] == [False] * len(early) + [True] * 2
 
 
+def test_what_was_to_strike_the_stream_is_left_out_once_that_is_through(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No other run would have a stream, nor the victim: instead of it only the main process."""
+    series = nowhere(tmp_path)
+    left = deque(plan.draw(series.rng, "--backup", [*Victim], 24))
+    late = [strike for strike in left if strike.late]
+    killed: list[Victim] = []
+
+    def kill(victim: Victim, *_: object) -> bool:
+        killed.append(victim)
+        return victim in {Victim.MAIN, Victim.INTERRUPT}
+
+    def note() -> None:
+        pass
+
+    monkeypatch.setattr(victims, "kill", kill)
+    monkeypatch.setattr(Strike, "await_moment", lambda *_: True)
+    run = SimpleNamespace(
+        through=False, phase=Phase.TRANSFER, main=1, look=note, note_shared=note, watch=bool
+    )
+    before = len(left)
+    assert len(series._strike(cast(Run, run), left)) == 1
+    assert len(left) >= before - 1
+    run.through, run.phase = True, Phase.AFTER
+    killed.clear()
+    series._strike(cast(Run, run), left)
+    assert killed[0] is late[0].victim
+    assert [strike for strike in left if not strike.late] == []
+
+
 def test_what_the_table_comes_to() -> None:
     """One row each, all in all, and by victim."""
     faults = [

@@ -17,7 +17,7 @@ from offsite import pipeline, repository
 from offsite.errors import IntegrityError, ZfsError
 from offsite.pipeline import Download
 from offsite.progress import Silent
-from offsite.rejoin import Rest
+from offsite.rejoin import Rest, first_chunk
 from offsite.sources import Sources
 from offsite.zfs import drr, nvlist
 from offsite.zfs.records import HEADER_SIZE, Feature, Kind
@@ -72,7 +72,8 @@ def downloading(machine: Machine, remote: Provider) -> Iterator[Download]:
 
 
 def rest_of(download: Download, where: Place) -> Rest:
-    return Rest.of(download, Token(*where, 0, SNAPSHOT.guid, SNAPSHOT.full_name))
+    token = Token(*where, 0, SNAPSHOT.guid, SNAPSHOT.full_name)
+    return Rest(download, token, first_chunk(download.receipts, token))
 
 
 def streamed(rest: Rest) -> bytes:

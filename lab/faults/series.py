@@ -80,13 +80,13 @@ class Series:
     def play(self, plan: Sequence[Strike], enough: int) -> Ran:
         """Strike as planned, then let one run go to its end; how that ended.
 
-        After ``enough`` interruptions only the late strikes are left of the plan. A series is
-        shorter if a run ends before it is struck. Raises DefectError.
+        After ``enough`` interruptions, or once the stream is through, only the late strikes are
+        left of the plan. A series is shorter if a run ends before it is struck. Raises DefectError.
         """
         began, left = time.monotonic(), deque(plan)
         for _ in range(len(plan) + SPARE):
             if self.score.interrupted >= enough:
-                left = deque(strike for strike in left if strike.late)
+                _leave_late(left)
             ran = self._attempt(left)
             if ran.status == 0:
                 self.score.seconds += time.monotonic() - began
@@ -123,6 +123,9 @@ class Series:
         while left and left[0].await_moment(run):
             run.note_shared()
             run.look()
+            if run.through and not left[0].late:  # no run will have it on its way any more
+                _leave_late(left)
+                continue
             victim, phase = left[0].victim, run.phase
             if victims.kill(victim, run.main, self.world.machine, self.rng):
                 left.popleft()
@@ -220,3 +223,9 @@ class Series:
             entries = [line for line in lines if line.startswith(b"{") and line.endswith(b"\n")]
             found = [json.loads(line)["receipts"][0] for line in entries]
         return found
+
+
+def _leave_late(left: deque[Strike]) -> None:
+    late = [strike for strike in left if strike.late]
+    left.clear()
+    left.extend(late)

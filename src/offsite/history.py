@@ -6,7 +6,6 @@ import hashlib
 import itertools
 import sys
 from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import msgspec
@@ -17,12 +16,11 @@ from offsite.errors import IntegrityError, KeysError, ProviderError
 from offsite.journal import Journal
 from offsite.manifest import Index, IndexRef, Manifest, Receipt
 from offsite.mirror import Mirror
+from offsite.ordered import read_ahead
 from offsite.receipts import Packer, Receipts, pack
 from offsite.remote import Remote
 from offsite.repository import Keyring
 
-_READERS = 8  # requests at a time
-_AHEAD = 16
 _NEVER = sys.maxsize
 
 
@@ -153,10 +151,7 @@ def _indexes(remote: Remote, backup_id: str, sizes: dict[str, int]) -> Iterator[
         path = repository.object_path(backup_id, name)
         return remote.get(path, limit=repository.DOCUMENT_LIMIT)
 
-    with ThreadPoolExecutor(_READERS) as crew:
-        for at in range(0, len(names), _AHEAD):
-            some = names[at : at + _AHEAD]
-            yield from zip(some, crew.map(read, some), strict=True)
+    yield from zip(names, read_ahead(read, names), strict=True)
 
 
 def _follows(

@@ -250,7 +250,7 @@ def _end_held_back(pieces: Iterable[memoryview], found: Landing) -> Iterator[mem
 
 def _stream(step: Step, download: Download) -> Stream:
     if step.token is not None:
-        return Rest.of(download, step.token).stream
+        return Rest(download, step.token, step.first).stream
     return functools.partial(pipeline.fetch, download)
 
 

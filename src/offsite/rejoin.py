@@ -28,10 +28,6 @@ class Rest:
     token: Token
     first: int
 
-    @classmethod
-    def of(cls, download: Download, token: Token) -> Rest:
-        return cls(download, token, first_chunk(download.receipts, token))
-
     def stream(
         self, halt: threading.Event, progress: Progress
     ) -> Generator[memoryview, None, None]:

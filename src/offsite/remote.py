@@ -15,18 +15,16 @@ import os
 import threading
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol, Self
+from typing import Protocol, Self
 from urllib.parse import quote
-
-import msgspec
 
 from offsite.config import Provider
 from offsite.digests import KINDS, cheapest
 from offsite.errors import ProviderError
 from offsite.rclone.errors import Failure
 from offsite.rclone.launch import TARGET, Launch
+from offsite.rclone.objects import Entry, Item, difference, is_plain, listed, looked_at
 from offsite.rclone.retry import Insistence, OnRetry, Retry
 from offsite.rclone.server import Lease, Server
 
@@ -34,33 +32,6 @@ __all__ = ["Entry", "OnRetry", "RcloneRemote", "Remote", "Retry"]
 
 _PIECE = 64 * 1024  # bytes
 _LISTED = 250  # objects a second, at the least: most providers tell a thousand at a time
-
-
-@dataclass(frozen=True, slots=True)
-class Entry:
-    """An object or folder directly in a folder; ``size`` in bytes (0 for a folder)."""
-
-    name: str
-    size: int
-    is_dir: bool
-
-
-class _Item(msgspec.Struct, rename="pascal"):
-    """As rclone tells of an object. Of millions a dict each would take a GB."""
-
-    name: str
-    size: int = 0
-    is_dir: bool = False
-
-    def entry(self) -> Entry:
-        return Entry(self.name, 0 if self.is_dir else self.size, self.is_dir)
-
-
-class _Listing(msgspec.Struct):
-    items: list[_Item] | None = msgspec.field(default=None, name="list")
-
-
-_LISTING = msgspec.json.Decoder(_Listing)
 
 
 class Remote(Protocol):
@@ -154,12 +125,12 @@ class RcloneRemote:
         remote = cls(server, requests)
         try:
             told = remote._requests.insist(
-                "open", "the storage", lambda: remote._control("operations/fsinfo")
+                "open", "the storage", lambda: remote._ask("operations/fsinfo")
             )
         except BaseException:
             remote.close()
             raise
-        kinds = told.get("Hashes") or []
+        kinds = json.loads(told).get("Hashes") or []
         remote.hash_kinds = tuple(kind for kind in KINDS if kind in kinds)
         return remote
 
@@ -204,7 +175,7 @@ class RcloneRemote:
 
     def stat(self, path: str) -> Entry | None:
         item = self._requests.insist("look at", path, lambda: self._stat_once(path))
-        return None if item is None else _entry(item)
+        return None if item is None else item.entry()
 
     def holds(self, path: str, size: int, digests: Mapping[str, str]) -> bool:
         kind = cheapest(self.hash_kinds, digests)
@@ -212,9 +183,8 @@ class RcloneRemote:
             return False
 
         def once() -> bool:
-            item = self._stat_once(path, kind) or {}
-            told = (item.get("Hashes") or {}).get(kind)
-            return item.get("Size") == size and told == digests[kind]
+            item = self._stat_once(path, kind)
+            return item is not None and (item.size, item.hash(kind)) == (size, digests[kind])
 
         return self._requests.insist("look at", path, once)
 
@@ -231,8 +201,7 @@ class RcloneRemote:
                 if "directory not found" in failure.reason:
                     return []
                 raise
-            listed = _LISTING.decode(told).items or []
-            return [one.entry() for one in listed if _is_plain(one.name)]
+            return listed(told)
 
         return self._requests.insist("list", folder or "/", once)
 
@@ -258,9 +227,9 @@ class RcloneRemote:
         if response.status != http.HTTPStatus.OK:
             raise Failure(self._server.reason(path, f"rclone answered {response.status}"))
         kind = cheapest(self.hash_kinds, digests)
-        difference = _difference(self._stat_once(path, kind), len(body), kind, digests)
-        if difference:
-            raise Failure(f"the stored object differs: {difference}", permanent=False)
+        wrong = difference(self._stat_once(path, kind), len(body), kind, digests)
+        if wrong:
+            raise Failure(f"the stored object differs: {wrong}", permanent=False)
 
     def _read(
         self,
@@ -321,17 +290,15 @@ class RcloneRemote:
             return Failure("it is there, but the provider does not give it")
         return Failure(self._server.reason(path, f"rclone answered {status}"))
 
-    def _stat_once(self, path: str, hash_kind: str | None = None) -> dict[str, Any] | None:
+    def _stat_once(self, path: str, hash_kind: str | None = None) -> Item | None:
         options: dict[str, object] = {"filesOnly": True, "noModTime": True, "noMimeType": True}
         if hash_kind is not None:
             options |= {"showHash": True, "hashTypes": [hash_kind]}
-        told = self._control("operations/stat", remote=_object(path), opt=options)
-        item: dict[str, Any] | None = told.get("item")
-        return item
+        return looked_at(self._ask("operations/stat", remote=_object(path), opt=options))
 
     def _delete_once(self, path: str, timeout: float | None = None) -> None:
         try:
-            self._control("operations/deletefile", remote=_object(path), timeout=timeout)
+            self._ask("operations/deletefile", remote=_object(path), timeout=timeout)
         except Failure as failure:
             if not failure.reason.endswith(("object not found", "directory not found")):
                 raise
@@ -342,15 +309,8 @@ class RcloneRemote:
             with contextlib.suppress(Failure, ProviderError, OSError, http.client.HTTPException):
                 self._delete_once(path, timeout=min(15.0, self._retry.timeout))
 
-    def _control(
-        self, command: str, *, timeout: float | None = None, **parameters: object
-    ) -> dict[str, Any]:
-        """Ask rclone's control plane; raises Failure with rclone's own words."""
-        answer: dict[str, Any] = json.loads(self._ask(command, timeout=timeout, **parameters))
-        return answer
-
-    def _ask(self, command: str, *, timeout: float | None, **parameters: object) -> bytes:
-        """As ``_control``, the answer as it came."""
+    def _ask(self, command: str, *, timeout: float | None = None, **parameters: object) -> bytes:
+        """What rclone's control plane answers; raises Failure with its own words."""
         body = json.dumps({"fs": TARGET, **parameters}).encode()
         with self._connections.planes().control.request(
             "POST",
@@ -365,37 +325,9 @@ class RcloneRemote:
         return answer
 
 
-def _difference(
-    item: Mapping[str, Any] | None, size: int, kind: str | None, digests: Mapping[str, str]
-) -> str:
-    """How the stored object differs from what was sent; empty if it does not.
-
-    A provider that tells hashes need not have one of every object: S3 has none of what came in
-    parts (above rclone's --s3-upload-cutoff), or is encrypted with a key of the user's. Then the
-    size is all there is to compare.
-    """
-    if item is None:
-        return "it is not there"
-    if item["Size"] != size:
-        return f"{item['Size']} bytes instead of {size}"
-    stored = (item.get("Hashes") or {}).get(kind) if kind else None
-    if kind and stored and stored != digests[kind]:
-        return f"{kind} {stored} instead of {digests[kind]}"
-    return ""
-
-
-def _entry(item: Mapping[str, Any]) -> Entry:
-    is_dir = bool(item.get("IsDir"))
-    return Entry(name=item["Name"], size=0 if is_dir else int(item["Size"]), is_dir=is_dir)
-
-
-def _is_plain(name: str) -> bool:
-    return name not in {"", ".", ".."} and "/" not in name and "\0" not in name
-
-
 def _object(path: str) -> str:
     """The path, if it names an object: plain names between slashes."""
-    if not all(map(_is_plain, path.split("/"))):
+    if not all(map(is_plain, path.split("/"))):
         raise Failure(f"{path!r} is not a path for an object", permanent=True)
     return path
 

@@ -10,7 +10,6 @@ import hashlib
 import re
 import secrets
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib import resources
@@ -27,6 +26,7 @@ from offsite.keys import Trust
 from offsite.keys.trust import Standing
 from offsite.manifest import Document, Index, IndexRef, Manifest, Receipt
 from offsite.mirror import put_bytes
+from offsite.ordered import read_ahead
 from offsite.receipts import Packer, Receipts
 from offsite.remote import Remote
 
@@ -35,8 +35,6 @@ BACKUPS = f"{ROOT}/backups"
 MANIFEST = "manifest.age"
 # An index of 1,024 receipts is about 0.7 MB; a manifest with 100,000 indexes about 13 MB.
 DOCUMENT_LIMIT = 64 << 20
-_READERS = 8  # requests at a time
-_AHEAD = 16
 _UNKNOWN = 10**6  # chunks that an unfinished backup may have
 
 _ID = re.compile(r"[0-9]{8}t[0-9]{6}-[0-9a-f]{16}")
@@ -225,12 +223,9 @@ def load_receipts(signed: Manifest, holders: Sequence[Remote], keyring: Keyring)
     def load(reference: IndexRef) -> list[Receipt]:
         return _load_index(signed.head.id, reference, holders, keyring)
 
-    # A backup of a TB may have 2,000: one after the other, the round trips alone take minutes.
     packer = Packer()
-    with ThreadPoolExecutor(_READERS, thread_name_prefix="index") as crew:
-        for at in range(0, len(signed.indexes), _AHEAD):  # not all of them unpacked
-            for some in crew.map(load, signed.indexes[at : at + _AHEAD]):
-                packer.add(some)
+    for some in read_ahead(load, signed.indexes):  # not all of them unpacked
+        packer.add(some)
     receipts = packer.done()
     documents.check_receipts(signed, receipts)
     return receipts
