@@ -6,11 +6,13 @@ import hashlib
 import os
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 import xxhash
 
+from offsite.digests import cheapest
 from offsite.errors import ProviderError
 from offsite.remote import Entry, Remote
 from tests import repo, whole
@@ -23,7 +25,7 @@ pytest_plugins = ["tests.storage.fixtures"]
 MIB = 1 << 20
 KINDS = [
     *("memory", "local_store", "seaweed", "sftp"),
-    *(pytest.param(kind, marks=pytest.mark.soak) for kind in ("azurite", "gcs")),
+    *(pytest.param(kind, marks=pytest.mark.soak) for kind in ("azurite", "gcs", "sftp_shell")),
 ]
 STREAM = repo.stream(77, [repo.noise(MIB, number) for number in range(5)])
 
@@ -188,6 +190,21 @@ def test_the_hashes_a_provider_tells_of(local_store: Server, seaweed: Server, sf
         remote = connect(server)
         assert remote.hash_kinds == kinds
         remote.close()
+
+
+@pytest.mark.soak
+def test_the_hashes_that_the_other_machine_computes(sftp_shell: Server) -> None:
+    """As rclone finds out by itself where ssh gives a shell: most NAS and servers do."""
+    with closing(connect(sftp_shell)) as remote:
+        assert {"md5", "sha1"} <= {*remote.hash_kinds}
+        body, path = b"what is stored", "it's a name; $(false)"
+        kind = cheapest(remote.hash_kinds, digests(body))
+        assert kind
+        remote.put(path, body, digests(body))
+        assert remote.holds(path, len(body), digests(body))
+        assert not remote.holds(path, len(body), digests(b"what was meant"))
+        with pytest.raises(ProviderError, match=f"differs: {kind} "):
+            remote.put(path, body, digests(b"what was meant"))
 
 
 @pytest.mark.parametrize("kind", ["xxh128", "sha256", "md5", "sha1"])

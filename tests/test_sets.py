@@ -455,7 +455,9 @@ def test_a_set_comes_back(pool: Pool) -> None:
     assert all(sum(one["providers"].values()) == one["stored_bytes"] for one in plan["restores"])
     assert plan["estimated_seconds"] > 0
     told = pool.home.offsite("--restore", "tank", "--as", "tank/new", "--dry-run").stdout
-    assert "BACKUPS" in told
+    table = {line.split()[0]: " ".join(line.split()[1:]) for line in told.splitlines()}
+    assert table["DATASET"] == "FROM CHAIN STREAM TO FETCH"
+    assert re.fullmatch(r"tank/a@s @s \S+ KiB \S+ KiB from \w+", table["tank/new/a"]), told
     assert "/s measured now" in told
     assert pool.received() == {}
     pool.restore("tank", "--at", "1999-12-31", status=2)

@@ -60,6 +60,12 @@ def sftp(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 
 
 @pytest.fixture(scope="session")
+def sftp_shell(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    with running(servers.start_sftp_shell, tmp_path_factory.mktemp("sftp")) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
 def gcs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     with running(servers.start_fake_gcs, tmp_path_factory.mktemp("gcs")) as server:
         yield server

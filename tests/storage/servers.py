@@ -148,11 +148,16 @@ def start_fake_gcs(folder: Path) -> Server:
     return _started(Server(f"gcs:{BUCKET}", folder / "rclone.conf", port, settings, Child(argv)))
 
 
-def start_sftp(folder: Path) -> Server:
+# That user has a shell only in the sight of this process.
+_WITH_SHELL = 'mount --bind "$1" /etc/passwd; shift; exec "$@"'
+
+
+def start_sftp(folder: Path, *, has_shell: bool = False) -> Server:
     """OpenSSH's sshd serving sftp to us; started by root, it runs as ``daemon`` instead.
 
     As root it would want a user and a folder of its own on the host (sshd(8), privilege
-    separation); as any other user it serves just that user.
+    separation); as any other user it serves just that user. ``has_shell``: rclone finds one,
+    and has the hashes computed there.
     """
     program = provision.sshd()
     folder.mkdir(parents=True, exist_ok=True)
@@ -182,6 +187,11 @@ def start_sftp(folder: Path) -> Server:
             os.chown(path, user.pw_uid, user.pw_gid)
         ids = [f"--reuid={user.pw_uid}", f"--regid={user.pw_gid}", "--clear-groups"]
         argv = ["setpriv", "--pdeathsig=KILL", *ids, *argv]
+        if has_shell:
+            users = Path("/etc/passwd").read_text()
+            passwd = home / "passwd"
+            passwd.write_text(users.replace(user.pw_shell, "/bin/sh"))
+            argv = ["unshare", "--mount", "sh", "-ec", _WITH_SHELL, "sh", str(passwd), *argv]
     settings = {
         "type": "sftp",
         "host": "127.0.0.1",
@@ -189,11 +199,17 @@ def start_sftp(folder: Path) -> Server:
         "user": user.pw_name,
         "key_file": str(folder / "client_key"),
         "known_hosts_file": str(folder / "known_hosts"),
-        "shell_type": "none",
     }
+    if not has_shell:
+        settings["shell_type"] = "none"
     child = Child(argv, env={**os.environ, "LD_LIBRARY_PATH": str(home)})
     server = Server(f"sftp:{home}/store", folder / "rclone.conf", port, settings, child)
     return _started(replace(server, folders=[home]))
+
+
+def start_sftp_shell(folder: Path) -> Server:
+    """The same, where ssh gives a shell, too."""
+    return start_sftp(folder, has_shell=True)
 
 
 def free_ports(count: int) -> list[int]:

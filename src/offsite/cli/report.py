@@ -20,6 +20,8 @@ from offsite.figures import printable
 from offsite.keys import KeyFile
 from offsite.keys.show import Shown
 
+_SHOWN = 4  # links of a chain
+
 
 def backups_summary(done: backup.Outcome) -> RenderableType:
     """What is where now: of one dataset in a few lines, of a set a table and what is amiss."""
@@ -164,12 +166,11 @@ def restores_summary(done: restore.Outcome) -> RenderableType:
     fetched: Counter[str] = Counter()
     for result in done.results:
         fetched.update(result.providers)
-    sources = [f"{figures.size(size)} from {name}" for name, size in fetched.items() if size]
-    if sources:
+    if sources := _shares(fetched):
         checked = (
             "to fetch. Nothing was changed." if first.dry_run else "signatures and hashes verified"
         )
-        text.append("\n" + printable(f"  {', '.join(sources)}; {checked}"), "default")
+        text.append("\n" + printable(f"  {sources}; {checked}"), "default")
     if done.estimated_seconds is not None:
         text.append("\n" + _estimate(done.estimated_seconds, fetched.total()), "default")
     for note in done.notes:
@@ -190,17 +191,37 @@ def _tree_table(results: Sequence[restore.Result]) -> Table:
     table = Table(box=None, pad_edge=False, header_style="bold")
     table.add_column("DATASET", overflow="fold")
     table.add_column("FROM", overflow="fold")
-    for title in ("BACKUPS", "STREAM"):
-        table.add_column(title, justify="right", no_wrap=True)
+    plan = results[0].dry_run
+    table.add_column("CHAIN" if plan else "BACKUPS", justify="left" if plan else "right")
+    table.add_column("STREAM", justify="right", no_wrap=True)
+    if plan:
+        table.add_column("TO FETCH", overflow="fold")
     for result in results:
         there = result.updated and not result.chain
-        table.add_row(
-            Text(printable(result.target)),
-            Text(printable(f"{result.dataset}@{result.snapshot}")),
-            Text("" if there else str(len(result.chain))),
-            Text("there already" if there else figures.size(result.stream_bytes)),
-        )
+        cells = [
+            result.target,
+            f"{result.dataset}@{result.snapshot}",
+            "" if there else _links(result) if plan else str(len(result.chain)),
+            "there already" if there else figures.size(result.stream_bytes),
+            *([_shares(result.providers)] if plan else []),
+        ]
+        table.add_row(*(Text(printable(cell)) for cell in cells))
     return table
+
+
+def _links(result: restore.Result) -> str:
+    """The snapshots of a chain; of a long one the ends."""
+    names = [f"@{one.snapshot}" for one in result.chain]
+    if len(names) > _SHOWN:
+        names[1:-1] = [f"{len(names) - 2} more"]
+    return ", ".join(names)
+
+
+def _shares(providers: Mapping[str, int]) -> str:
+    """How much of each that gives something."""
+    return ", ".join(
+        f"{figures.size(size)} from {name}" for name, size in providers.items() if size
+    )
 
 
 def restores_json(done: restore.Outcome) -> str:
@@ -246,11 +267,8 @@ def _restore_facts(result: restore.Result) -> list[str]:
         facts.append(f"a chain of {figures.count(len(result.chain), 'backup')}")
     if result.resumed_chunks:
         facts.append(f"{figures.count(result.resumed_chunks, 'chunk')} received before")
-    sources = [
-        f"{figures.size(size)} from {name}" for name, size in result.providers.items() if size
-    ]
-    if sources:
-        facts.append(f"{', '.join(sources)}; {_checked(result)}")
+    if sources := _shares(result.providers):
+        facts.append(f"{sources}; {_checked(result)}")
     if result.properties:
         facts.append(f"{_properties(result)} set")
     return facts
@@ -292,8 +310,8 @@ def _restore_plan(name: str, result: restore.Result) -> Text:
         lines.append(_estimate(result.estimated_seconds, sum(result.providers.values())))
     for one in result.chain:
         kind = "full" if one.full else "incremental"
-        shares = ", ".join(f"{figures.size(n)} from {p}" for p, n in one.providers.items() if n)
-        lines.append(printable(f"  @{one.snapshot}  {kind}, {shares or 'received before'}"))
+        shares = _shares(one.providers) or "received before"
+        lines.append(printable(f"  @{one.snapshot}  {kind}, {shares}"))
     if result.properties:
         lines.append(printable(f"  {_properties(result)}: {', '.join(result.properties)}"))
     if result.kept:
