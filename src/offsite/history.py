@@ -16,7 +16,7 @@ from offsite.errors import IntegrityError, KeysError, ProviderError
 from offsite.journal import Journal
 from offsite.manifest import Index, IndexRef, Manifest, Receipt
 from offsite.mirror import Mirror
-from offsite.ordered import read_ahead
+from offsite.ordered import few_at_a_time
 from offsite.receipts import Packer, Receipts, pack
 from offsite.remote import Remote
 from offsite.repository import Keyring
@@ -151,7 +151,7 @@ def _indexes(remote: Remote, backup_id: str, sizes: dict[str, int]) -> Iterator[
         path = repository.object_path(backup_id, name)
         return remote.get(path, limit=repository.DOCUMENT_LIMIT)
 
-    yield from zip(names, read_ahead(read, names), strict=True)
+    yield from zip(names, few_at_a_time(read, names), strict=True)
 
 
 def _follows(

@@ -13,7 +13,7 @@ from typing import TypeVar
 from offsite.errors import OffsiteError
 
 _POLL = 0.2  # seconds between looks at the halt event
-_READERS = 8  # requests at a time
+_FEW = 8  # requests at a time
 
 Item = TypeVar("Item")
 Done = TypeVar("Done")
@@ -54,13 +54,13 @@ def in_order(
             halt.set()
 
 
-def read_ahead(read: Callable[[Item], Done], items: Iterable[Item]) -> Iterator[Done]:
-    """``read`` of each item, in their order: a few at once, and few that wait to be taken.
+def few_at_a_time(work: Callable[[Item], Done], items: Iterable[Item]) -> Iterator[Done]:
+    """``work`` on each item, results in their order: few at once, and few that wait to be taken.
 
-    One after the other the round trips alone would take minutes. Raises what ``read`` raises.
+    One after the other the round trips alone would take minutes. Raises what ``work`` raises.
     """
-    with crew_of(_READERS) as crew:
-        yield from in_order(crew, read, items, threading.Event(), ahead=2 * _READERS)
+    with crew_of(_FEW) as crew:
+        yield from in_order(crew, work, items, threading.Event(), ahead=2 * _FEW)
 
 
 @contextmanager

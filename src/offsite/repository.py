@@ -26,7 +26,7 @@ from offsite.keys import Trust
 from offsite.keys.trust import Standing
 from offsite.manifest import Document, Index, IndexRef, Manifest, Receipt
 from offsite.mirror import put_bytes
-from offsite.ordered import read_ahead
+from offsite.ordered import few_at_a_time
 from offsite.receipts import Packer, Receipts
 from offsite.remote import Remote
 
@@ -224,7 +224,7 @@ def load_receipts(signed: Manifest, holders: Sequence[Remote], keyring: Keyring)
         return _load_index(signed.head.id, reference, holders, keyring)
 
     packer = Packer()
-    for some in read_ahead(load, signed.indexes):  # not all of them unpacked
+    for some in few_at_a_time(load, signed.indexes):  # not all of them unpacked
         packer.add(some)
     receipts = packer.done()
     documents.check_receipts(signed, receipts)

@@ -10,6 +10,7 @@ from offsite.catalog import Backup
 from offsite.errors import OffsiteError, StoppedError, UsageError
 from offsite.journal import Journal
 from offsite.manifest import Head
+from offsite.ordered import few_at_a_time
 from offsite.progress import Progress
 from offsite.remote import Remote
 from offsite.zfs.datasets import Dataset, Snapshot
@@ -160,8 +161,10 @@ def give_up(backup: Backup, remotes: Sequence[Remote], progress: Progress) -> No
     def delete(wanted: Callable[[str], bool]) -> None:
         for remote in tuple(left):
             try:
-                for name in filter(wanted, _last_first(repository.object_sizes(remote, backup.id))):
-                    remote.delete(repository.object_path(backup.id, name))
+                names = filter(wanted, _last_first(repository.object_sizes(remote, backup.id)))
+                paths = (repository.object_path(backup.id, name) for name in names)
+                for _ in few_at_a_time(remote.delete, paths):
+                    pass
             except StoppedError:
                 raise
             except OffsiteError as error:
