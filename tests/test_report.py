@@ -521,8 +521,8 @@ ROWS = [
 ]
 PLANNED = [
     "DATASET FROM CHAIN STREAM TO FETCH",
-    "tank/x tank/a@b @a, @b 64 MiB 20 MiB from bb, 12 MiB from scw",
-    "tank/x/v w tank/a/v@b @a, @b 64 MiB 4 MiB from bb",
+    "tank/x tank/a @a, @b 64 MiB 20 MiB from bb, 12 MiB from scw",
+    "tank/x/v w tank/a/v @a, @b 64 MiB 4 MiB from bb",
 ]
 
 

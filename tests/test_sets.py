@@ -457,7 +457,7 @@ def test_a_set_comes_back(pool: Pool) -> None:
     told = pool.home.offsite("--restore", "tank", "--as", "tank/new", "--dry-run").stdout
     table = {line.split()[0]: " ".join(line.split()[1:]) for line in told.splitlines()}
     assert table["DATASET"] == "FROM CHAIN STREAM TO FETCH"
-    assert re.fullmatch(r"tank/a@s @s \S+ KiB \S+ KiB from \w+", table["tank/new/a"]), told
+    assert re.fullmatch(r"tank/a @s \S+ KiB \S+ KiB from \w+", table["tank/new/a"]), told
     assert "/s measured now" in told
     assert pool.received() == {}
     pool.restore("tank", "--at", "1999-12-31", status=2)

@@ -192,7 +192,10 @@ def _tree_table(results: Sequence[restore.Result]) -> Table:
     table.add_column("DATASET", overflow="fold")
     table.add_column("FROM", overflow="fold")
     plan = results[0].dry_run
-    table.add_column("CHAIN" if plan else "BACKUPS", justify="left" if plan else "right")
+    if plan:
+        table.add_column("CHAIN", overflow="fold")
+    else:
+        table.add_column("BACKUPS", justify="right", no_wrap=True)
     table.add_column("STREAM", justify="right", no_wrap=True)
     if plan:
         table.add_column("TO FETCH", overflow="fold")
@@ -200,8 +203,8 @@ def _tree_table(results: Sequence[restore.Result]) -> Table:
         there = result.updated and not result.chain
         cells = [
             result.target,
-            f"{result.dataset}@{result.snapshot}",
-            "" if there else _links(result) if plan else str(len(result.chain)),
+            result.dataset if plan else f"{result.dataset}@{result.snapshot}",
+            _links(result) if plan else "" if there else str(len(result.chain)),
             "there already" if there else figures.size(result.stream_bytes),
             *([_shares(result.providers)] if plan else []),
         ]
@@ -210,8 +213,8 @@ def _tree_table(results: Sequence[restore.Result]) -> Table:
 
 
 def _links(result: restore.Result) -> str:
-    """The snapshots of a chain; of a long one the ends."""
-    names = [f"@{one.snapshot}" for one in result.chain]
+    """The snapshots of a chain; of a long one the ends. What is there already is one."""
+    names = [f"@{one.snapshot}" for one in result.chain] or [f"@{result.snapshot}"]
     if len(names) > _SHOWN:
         names[1:-1] = [f"{len(names) - 2} more"]
     return ", ".join(names)
