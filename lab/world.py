@@ -89,9 +89,12 @@ class Ran:
 
 
 def write_settings(path: Path, settings: Mapping[str, str]) -> None:
-    """A config.env."""
+    """A config.env, and the folders in which its providers are."""
     lines = (f"{key}={shlex.quote(value)}\n" for key, value in settings.items())
     path.write_text("".join(lines))
+    for key, value in settings.items():
+        if key.endswith("_REMOTE") and value.startswith("/") and value.count("/") > 1:
+            Path(value).mkdir(parents=True, exist_ok=True)
 
 
 def remotes(folder: Path) -> dict[str, str]:

@@ -213,7 +213,7 @@ def test_what_is_not_finished_is_never_offered() -> None:
 def test_nothing_there() -> None:
     assert refusal([]) == (
         "no backup of tank/photos",
-        "there is none that is signed; offsite --list shows all",
+        "nothing signed is there: is it the right provider and path? See offsite --list",
     )
     told, hint = refusal(WEEK, dataset="tank/fotos")
     assert (told, hint) == ("no backup of tank/fotos", "there are: tank/photos, tank/photos2")

@@ -250,6 +250,16 @@ def test_without_recipients_nothing_is_sent(home: Home, content: str | None) -> 
     assert files(home.folder.parent / "one") == files(home.folder.parent / "two") == []
 
 
+def test_who_cannot_open_what_he_makes_is_told(home: Home) -> None:
+    identity = home.folder / ".config/age/zfs-backup.txt"
+    assert "opens nothing" not in home.offsite("--backup", MONDAY).stderr
+    identity.write_text(age.generate_identity().secret_line())
+    ran = home.offsite("--backup", MONDAY, "--restart")
+    assert f"WARNING: {identity} opens nothing that is backed up from here" in ran.stderr
+    identity.unlink()
+    assert "opens nothing" not in home.offsite("--backup", MONDAY).stderr
+
+
 def test_a_dataset_alone_means_a_backup_and_a_snapshot_a_restore(home: Home) -> None:
     home.snapshot("next", STREAM, guid=77)
     assert home.offsite(DATASET).status == 0
@@ -418,6 +428,27 @@ def unlinked(home: Path) -> list[Path]:
                 if place.endswith(" (deleted)") and not place.startswith(("/memfd:", "/dev/")):
                     found.append(path)
     return found
+
+
+def test_a_disk_that_is_not_mounted(home: Home) -> None:
+    """Its folder is not made on the disk below it, and its backups are not said to be none."""
+    missing = home.folder.parent / "not mounted/zfs"
+    home.configure(ONE_REMOTE=str(home.folder.parent / "one"), USB_REMOTE=f"{missing}/")
+    shutil.rmtree(missing.parent)
+    ran = home.offsite("--backup", MONDAY)
+    assert ran.status == 3
+    lacking = f"the folder {missing} of provider usb is not there: is its disk mounted?"
+    assert f"usb is left out from now on: {lacking}" in ran.stderr
+    assert statuses(home) == [("complete", ["one"])]
+    home.forget()
+    for line in (["--backup", MONDAY], ["--list"], ["--restore", MONDAY, "--as", TARGET]):
+        ran = home.offsite(*line, "--provider", "usb")
+        assert ran.status == 1, ran
+        assert lacking in ran.stderr
+        assert f"HINT: if it is a new place: mkdir -p '{missing}'" in ran.stderr
+        assert "No backups" not in ran.stdout
+    assert home.calls("send") == []
+    assert not missing.parent.exists()
 
 
 def test_a_folder_that_may_not_be_written_to(home: Home) -> None:

@@ -286,18 +286,21 @@ def test_what_only_the_older_tool_needed_is_no_news(load: Load) -> None:
 
 def test_keys_for_rclone_that_are_almost_ours(load: Load, file: Path) -> None:
     """They are rclone's, but it would not tell of one that it does not know."""
-    text = "RCLONE_FLAG=--fast-list\nRCLONE_CONFIG_PASS=x\nRCLONE_TRANSFERS=3\n"
+    text = "RCLONE_FLAG=--fast-list\nRCLONE_CONFIG_PASS=x\nRCLONE_TRANSFERS=3\nRCLONE_REMOTES=a:\n"
     assert load(text).warnings == (
         f"{file}:1: RCLONE_FLAG: left to rclone; did you mean RCLONE_FLAGS?",
+        f"{file}:4: RCLONE_REMOTES: left to rclone; did you mean RCLONE_REMOTE?",
     )
 
 
 def test_unknown_keys_name_the_nearest(load: Load, file: Path) -> None:
-    assert load("A=1\nSHARDSIZE=8M\nzfs_ssh=nas\nRETENTION_DAYS=3\n").warnings == (
+    text = "A=1\nSHARDSIZE=8M\nzfs_ssh=nas\nRETENTION_DAYS=3\nusbdisk_remote=/mnt/a\n"
+    assert load(text).warnings == (
         f"{file}:1: A: unknown key, ignored",
         f"{file}:2: SHARDSIZE: unknown key, ignored; did you mean SHARD_SIZE?",
         f"{file}:3: zfs_ssh: unknown key, ignored; did you mean ZFS_SSH?",
         f"{file}:4: RETENTION_DAYS: unknown key, ignored; did you mean ZFS_RETENTION_DAYS?",
+        f"{file}:5: usbdisk_remote: unknown key, ignored; did you mean USBDISK_REMOTE?",
     )
 
 

@@ -111,8 +111,10 @@ def test_recipients_without_identity_are_enough(config: Config) -> None:
     assert "offsite keys vouch, with that at hand" in done[VOUCHERS].note
     assert str(config.allowed_signers_file) in done[VOUCHERS].note
     assert "needed to restore" in "\n".join(keys.check(config))
-    with pytest.raises(KeysError, match="no such key file"):
+    with pytest.raises(KeysError, match="no such key file") as raised:
         keys.load_identities(config)
+    assert "put the identity that you kept there, or name it in AGE_PRIV" in str(raised.value.hint)
+    assert "init" not in str(raised.value.hint)  # a new one would open nothing
 
 
 def test_an_existing_identity_is_kept_and_its_recipients_derived(config: Config) -> None:
@@ -124,6 +126,22 @@ def test_an_existing_identity_is_kept_and_its_recipients_derived(config: Config)
     assert config.identity_file.read_text() == identity.secret_line()
     assert done[VOUCHERS].created
     assert keys.load_recipients(config).lines == (identity.recipient,)
+    keys.check(config)
+
+
+def test_an_identity_that_comes_later_than_the_recipients(config: Config) -> None:
+    """Whoever brings the old one to a new machine after its keys were made."""
+    keys.initialise(config)
+    old = age.generate_identity()
+    config.identity_file.write_text(old.secret_line())
+    done = {item.kind: item for item in keys.initialise(config)}
+    note = done["age identity"].note
+    assert f"{config.identity_file} opens nothing that is backed up from here" in note
+    assert f"not in {config.recipients_file}. Move that away and run this again" in note
+    config.recipients_file.rename(config.recipients_file.with_suffix(".away"))
+    done = {item.kind: item for item in keys.initialise(config)}
+    assert done["age identity"].note == ""
+    assert keys.stranger(config) is None
     keys.check(config)
 
 
@@ -144,6 +162,7 @@ def test_an_ssh_identity_does_not_tell_its_recipients(config: Config) -> None:
     subprocess.run(
         ["ssh-keygen", "-q", "-p", "-N", "secret", "-f", *argv[-1:]], check=True, timeout=300
     )
+    assert keys.stranger(config) is None
     with pytest.raises(KeysError, match="passphrase"):
         keys.load_identities(config)
     assert not [item for item in keys.initialise(config) if item.created]

@@ -111,6 +111,10 @@ FULL_RESTORE = Options(
         ("restore list@keys", Options(restore_of("list", point="keys"), Output())),
         ("backup tank/a --provider list", Options(backup_of(providers="list"), Output())),
         ("--provider backup tank/a", Options(backup_of(providers="backup", bare=True), Output())),
+        ("-r backup", Options(restore_of("backup"), Output())),
+        ("backup help", Options(backup_of("help"), Output())),
+        ("--list prune", Options(List("prune", None, None), Output())),
+        ("prune/a", Options(backup_of("prune/a", bare=True), Output())),
         ("backups2024", Options(backup_of("backups2024", bare=True), Output())),
     ],
 )
@@ -144,19 +148,55 @@ def test_any_line_is_understood_or_refused(line: list[str]) -> None:
 @pytest.mark.parametrize(
     ("line", "message", "hint"),
     [
-        ("", "nothing to do", "offsite --help"),
+        ("", "nothing to do", "offsite --backup DATASET, offsite --restore DATASET --as"),
         ("--backup", "backup: which dataset?", "offsite backup tank/photos"),
         ("restore", "restore: which dataset?", "offsite restore tank/photos"),
         ("--backup a --restore b", "--backup and --restore: one command does one thing", ""),
         ("--backup a -b b", "--backup and -b: one command", ""),
         ("--bakup tank/a", "unknown option --bakup", "did you mean --backup?"),
         ("-b tank/a --providr=bb", "unknown option --providr", "did you mean --provider?"),
-        ("--list --dry-run", "unknown option --dry-run", "offsite list --help"),
+        (
+            "--list --dry-run",
+            "unknown option --dry-run",
+            "it belongs to offsite backup and restore; see offsite list --help",
+        ),
+        ("-b a --at 2026-01-17", "unknown option --at", "it belongs to offsite restore"),
+        ("-b a --force", "unknown option --force", "--full begins anew"),
+        ("-b a --retention=30", "unknown option --retention", "nothing is ever deleted"),
+        ("-b a --to bb", "unknown option --to", "--provider NAME"),
+        ("-r a --force", "unknown option --force", "--replace puts the backup in the place"),
+        ("-r a --to b", "unknown option --to", "--as TARGET"),
+        ("-r a --snapshot b", "unknown option --snapshot", "DATASET@SNAP names"),
+        ("-r a --latest", "unknown option --latest", "DATASET@latest"),
+        ("-r a --jobs 2", "unknown option --jobs", "one after the other"),
+        ("status", "there is no command 'status': offsite list", "if status is a pool: offsite b"),
+        ("verify", "there is no command 'verify': offsite keys check", "is a pool"),
+        ("prune", "there is no command 'prune': nothing is ever deleted at a provider", "is a p"),
+        ("help prune", "there is no command 'prune'", "backup, restore, list, keys"),
+        ("--backup a b", "unexpected argument 'b'", "-R backs up all that is below it"),
+        ("--restore a b", "unexpected argument 'b'", "the new dataset's name goes after --as"),
+        ("--list a b", "unexpected argument 'b'", "one dataset, or none"),
+        ("keys init b", "unexpected argument 'b'", "see offsite keys --help"),
+        ("backup -r a", "backup and -r: one command does one thing", "too, is -R"),
+        ("backup -r", "backup and -r: one command does one thing", "too, is -R"),
+        ("-r backup a", "backup and -r: one command does one thing", "too, is -R"),
+        ("-b -r a", "-b and -r: one command does one thing", "too, is -R"),
+        ("list --backup", "list and --backup: one command does one thing", ""),
+        ("--backup /tank/a", "'/tank/a' is a path, and no dataset", "zfs list shows the names"),
+        ("--restore a --as /b", "'/b' is a path, and no dataset", ""),
+        ("--restore a --as b*", "dataset name 'b*': character '*'", ""),
+        ("--list ~/a", "'~/a' is a path, and no dataset", ""),
+        ("--list tank/*", "dataset name 'tank/*': character '*' (U+002A)", "ZFS names"),
+        ("--backup a#b", "dataset name 'a#b': character '#'", "ZFS names"),
+        ("--restore a/", "dataset name 'a/' has an empty", ""),
+        ("--list a@b", "'a@b' is a snapshot: a list is of a dataset", "offsite --list a"),
+        ("-b a --base=", "--base '' is no snapshot or bookmark", "--base @monday"),
+        ("-b a --exclude=", "--exclude names nothing", "'*/cache'"),
+        ("-r a --zzz", "unknown option --zzz", "see offsite restore --help"),
         ("-b tank/a --prov bb", "unknown option --prov", "did you mean --provider?"),
         ("--verbos", "unknown option --verbos", "did you mean --verbose?"),
         ("bakup tank/a", "unknown command 'bakup'; did you mean backup?", "offsite backup bakup"),
         ("lst", "unknown command 'lst'; did you mean list?", "if lst is a pool"),
-        ("--backup a b", "unexpected argument 'b'", "offsite backup --help"),
         ("--backup a@", "'a@' is neither DATASET nor DATASET@SNAPSHOT", "tank/photos@monday"),
         ("--backup @x", "'@x' is neither", ""),
         ("--restore a@b@c", "'a@b@c' is neither", ""),
@@ -168,7 +208,7 @@ def test_any_line_is_understood_or_refused(line: list[str]) -> None:
         ),
         ("--backup a --as b/c", "--as 'b/c' is no snapshot name", "--as @monday"),
         ("--restore a --as b@c", "--as 'b@c' is no dataset name", "--as tank/restored"),
-        ("--restore a --trust-signer x", "--trust-signer 'x' is no fingerprint", "SHA256:"),
+        ("-r a --trust-signer x", "--trust-signer 'x' is no fingerprint", "offsite keys show"),
         ("--restore a --update --replace", "--update and --replace exclude each other", ""),
         ("--restore a@b --at 2026-01-17", "@b and --at exclude each other", ""),
         ("--restore a --at yesterday", "--at 'yesterday' is no day or time", "2026-01-17"),
@@ -208,6 +248,22 @@ def test_help_fits_a_screen(verb: str, capfd: pytest.CaptureFixture[str]) -> Non
     assert len(out.splitlines()) <= 50
     assert max(len(line) for line in out.splitlines()) <= 80
     assert "offsite" in out
+
+
+@pytest.mark.parametrize(
+    ("line", "same"),
+    [
+        ("help", "--help"),
+        ("help restore", "restore --help"),
+        ("help --json", "--help"),
+        ("version", "--version"),
+        ("-h", "--help"),
+    ],
+)
+def test_help_and_version_as_words(line: str, same: str, capfd: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(line.split()) == cli.main(same.split()) == 0
+    out = capfd.readouterr().out
+    assert out[: len(out) // 2] == out[len(out) // 2 :] != ""
 
 
 def test_every_option_is_in_the_help(capfd: pytest.CaptureFixture[str]) -> None:

@@ -150,7 +150,8 @@ def test_the_sockets_of_a_killed_run_go_with_the_next_one(short_path: Path) -> N
 
 def test_a_long_runtime_folder_is_not_used(tmp_path: Path) -> None:
     long = tmp_path / ("x" * 100)
-    long.mkdir()
+    for folder in (long, tmp_path / "store"):
+        folder.mkdir()
     with closing(start(str(tmp_path / "store"), environ={"XDG_RUNTIME_DIR": str(long)})) as remote:
         remote.put("object", b"x", {})
         assert not list(long.iterdir())

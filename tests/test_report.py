@@ -41,9 +41,9 @@ def test_summary_of_a_backup(
         "  backup 20251123t044100-abc, full",
     ]
     assert out.splitlines() == [f"Log file: {log}", *summary]
-    assert err == ""
+    assert err == "INFO: Backing up tank/a: a dataset alone means --backup\n"
     text = log.read_text()
-    assert "INFO: Backing up tank/a: a dataset alone means --backup" in text
+    assert err in text
     assert "\n".join(summary) in text
 
 

@@ -11,7 +11,7 @@ from tests import repo, whole
 def test_every_command_is_in_the_log_and_no_secret(tmp_path: Path) -> None:
     with whole.home(tmp_path / "home") as home:
         home.configure(
-            ONE_REMOTE=":local,description=hunter22:" + str(tmp_path / "disk"),
+            ONE_REMOTE=f":local,description=hunter22:{tmp_path}",
             RCLONE_FLAGS="--header X-Auth:hunter22",
             RCLONE_CONFIG_OTHER_PASS="hunter22",
         )

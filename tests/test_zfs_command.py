@@ -6,6 +6,7 @@ tests/lab/zfs/test_transfer.py goes through the same door to real OpenZFS.
 import gc
 import os
 import shlex
+import shutil
 import subprocess
 import threading
 from collections.abc import Callable
@@ -16,6 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from offsite.errors import ConfigError, StoppedError, UsageError, ZfsError
+from offsite.zfs import command
 from offsite.zfs.command import Zfs, send_args
 from offsite.zfs.failures import CommandError, Reason
 from tests import repo
@@ -119,7 +121,30 @@ def test_run_tells_zfs_s_own_words(make_zfs: MakeZfs) -> None:
 def test_run_without_the_program() -> None:
     with pytest.raises(ConfigError, match="/nowhere/zfs: program not found") as caught:
         Zfs(("/nowhere/zfs",)).run("list")
-    assert caught.value.hint == "install zfsutils-linux, or set ZFS_COMMAND or ZFS_SSH"
+    assert str(caught.value.hint).startswith("install zfsutils-linux, or set ZFS_COMMAND or ZFS_S")
+    with pytest.raises(ConfigError, match="nosuch: program not found") as caught:
+        Zfs(("nosuch", "zfs")).run("list")
+    assert caught.value.hint == "install nosuch, or correct ZFS_COMMAND"
+
+
+def test_zfs_is_found_where_cron_does_not_look(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """PATH of a crontab, and of users on Debian, has no sbin."""
+    for folder in ("bin", "sbin"):
+        (tmp_path / folder).mkdir()
+    program = tmp_path / "sbin/zfs"
+    program.write_text("#!/bin/sh\necho administrators\n")
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}/bin")
+    monkeypatch.setattr(command, "_SBIN", f"/nowhere:{tmp_path}/sbin")
+    assert Zfs().run("list") == "administrators\n"
+    assert Zfs(ssh="nas").argv("list")[-1] == "env LC_ALL=C zfs list"
+    zpool = Zfs().zpool
+    assert zpool is not None
+    assert zpool.argv("list") == ["zpool", "list"]  # there is none
+    shutil.copy(program, tmp_path / "bin/zfs")
+    assert Zfs().argv("list") == ["zfs", "list"]
 
 
 def test_run_does_not_wait_for_ever(make_zfs: MakeZfs) -> None:

@@ -17,6 +17,7 @@ from offsite import (
     figures,
     forecast,
     idle,
+    keys,
     lock,
     pipeline,
     recursion,
@@ -119,6 +120,8 @@ def run(config: Config, request: Request, progress: Progress, stop: threading.Ev
     zfs = connect.zfs_to("send", config, progress, stop)
     root = datasets.get_dataset(zfs, request.dataset)
     author = connect.author(config)
+    if misfit := keys.stranger(config):
+        progress.warning(f"{misfit}; offsite keys check tells what to do")
     this = _Run(config, request, providers, zfs, root, author, progress, stop)
     names = _names(config, root, request)
     if request.dry_run:

@@ -178,7 +178,7 @@ def _nothing(backups: Sequence[Backup], dataset: str, host: str | None) -> NoBac
         f"no backup of {dataset}{where}",
         hint=f"there are: {', '.join(names[:_NEAR])}"
         if names
-        else "there is none that is signed; offsite --list shows all",
+        else "nothing signed is there: is it the right provider and path? See offsite --list",
     )
 
 

@@ -221,14 +221,16 @@ def _is_rclones(key: str) -> bool:
 
 def _misspelled(setting: Setting) -> list[str]:
     """One for rclone that is almost one of ours."""
-    near = difflib.get_close_matches(setting.key, _KNOWN, n=1, cutoff=0.9)
+    near = difflib.get_close_matches(setting.key, (*_KNOWN, *_REMOTES), n=1, cutoff=0.9)
     if not near or not _is_rclones(setting.key):
         return []
     return [f"{setting.origin}: {setting.key}: left to rclone; did you mean {near[0]}?"]
 
 
 def _unknown(setting: Setting) -> str:
-    near = difflib.get_close_matches(setting.key.upper(), (*_KNOWN, *_REMOTES), n=1)
+    key = setting.key.upper()
+    known = (key,) if provider_name(key) else (*_KNOWN, *_REMOTES)
+    near = difflib.get_close_matches(key, known, n=1)
     guess = f"; did you mean {near[0]}?" if near else ""
     return f"{setting.origin}: {setting.key}: unknown key, ignored{guess}"
 

@@ -55,8 +55,11 @@ def connect(
     place: str | None = None,
 ) -> RcloneRemote:
     """A remote in ``place``, or one of its own, on ``server``, to be closed by the caller."""
+    place = place or f"{server.remote}/{uuid.uuid4().hex}"
+    if place.startswith("/"):
+        Path(place).mkdir(exist_ok=True)
     return RcloneRemote.start(
-        Provider(server.name, place or f"{server.remote}/{uuid.uuid4().hex}"),
+        Provider(server.name, place),
         rclone_config=conf or server.conf,
         rclone_flags=flags,
         stop=stop or threading.Event(),

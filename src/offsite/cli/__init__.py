@@ -118,7 +118,7 @@ def _telling_what_is_kept() -> Iterator[None]:
 
 def _backup(settings: Config, command: Backup, output: Output, shown: Display) -> int:
     if command.bare:
-        shown.info(f"Backing up {command.dataset}: a dataset alone means --backup")
+        _tell_guess(f"Backing up {command.dataset}: a dataset alone means --backup", output, shown)
     request = backup.Request(
         dataset=command.dataset,
         snapshot=command.snapshot,
@@ -143,7 +143,7 @@ def _backup(settings: Config, command: Backup, output: Output, shown: Display) -
 
 def _restore(settings: Config, command: Restore, output: Output, shown: Display) -> int:
     if command.bare:
-        shown.info(f"Restoring {command.dataset}: a dataset with @ means --restore")
+        _tell_guess(f"Restoring {command.dataset}: a dataset with @ means --restore", output, shown)
     if command.moment:
         shown.info(f"Of the backups not after {command.moment}")
     request = restore.Request(
@@ -212,6 +212,13 @@ def _keys(settings: Config, command: Keys, output: Output) -> int:
         proven = keys.check(settings)
         _print(Text("\n".join(proven)), report.as_json({"proven": proven}), output)
     return 0
+
+
+def _tell_guess(text: str, output: Output, shown: Display) -> None:
+    """Who typed it is to see it, also where all else goes to a log file."""
+    if not output.quiet:
+        _tell(logging.INFO, text)
+    shown.note(text)
 
 
 def _show(summary: RenderableType, json: str, output: Output, shown: Display) -> None:

@@ -21,7 +21,7 @@ _PROVIDERS = (
 _FILES = f"{SYSTEM_FILE} ~/{USER_FILE}"
 _ZSH = "autoload -U +X compinit && compinit; autoload -U +X bashcompinit && bashcompinit\n"
 # No more of bash than what zsh knows, too, where it acts as sh.
-_BASH = r"""# offsite's completions; to have them: source <(offsite completions bash)
+_BASH = r"""# offsite's completions; to have them, see: offsite help completions
 _offsite() {
     local line=${COMP_LINE:0:$COMP_POINT} current previous= verb= bare= word choices= head=
     current=${line##*[[:space:]]}

@@ -13,7 +13,7 @@ offsite: secure ZFS cloud backup. One command to any cloud, one command back.
   offsite completions bash|zsh|fish
 
   Also: offsite backup ..., -b, -r, -l. A bare dataset is backed up, a bare
-  DATASET@SNAP restored. offsite VERB --help tells more.
+  DATASET@SNAP restored. offsite help VERB tells more: all options, examples.
 
 Examples:
   offsite --backup tank/photos                  a new snapshot, to all providers
@@ -22,7 +22,7 @@ Examples:
   offsite --restore tank/photos --as tank/photos-restored
 
 Options of every verb:
-  -q, --quiet     no more than was asked for
+  -q, --quiet     only what is wrong; no log file
   -v, --verbose   every command that is run
   --json          the result as JSON on stdout
   -h, --help      this text
@@ -31,7 +31,7 @@ Options of every verb:
 Settings: ~/.config/offsite/config.env over /etc/offsite/config.env; the
 environment wins (OFFSITE_CONFIG names another file). Keys: ~/.config/age and
 ~/.config/offsite. In the background, and without a terminal, progress goes to
-~/offsite-backup-DATASET-DATE-TIME.log.
+~/offsite-backup-DATASET-DATE-TIME.log (or offsite-restore-...).
 
 Exit status:
   0 done    1 failed    2 wrong usage or configuration    3 done in part: some
@@ -40,8 +40,8 @@ Exit status:
 
 BACKUP = """\
 offsite --backup DATASET[@SNAP] [--as @SNAP] [--provider NAME[,NAME...]|all]
-                 [-R|--no-recursive] [--exclude PATTERN] [--jobs N]
-                 [--full|--base @SNAP] [--intermediate] [--dry-run]
+                 [-R|--no-recursive] [--exclude PATTERN] [-j|--jobs N]
+                 [--full|--base @SNAP|--intermediate] [--restart] [--dry-run]
 
 Backs up one snapshot of a filesystem or volume: compressed, encrypted to your
 age recipients, signed, and stored on every chosen provider at once. An existing
@@ -80,8 +80,10 @@ where it was."""
 
 RESTORE = """\
 offsite --restore DATASET[@SNAP|@latest|@latest-full] [--at TIME] [--as TARGET]
-                  [-R|--no-recursive] [--update|--replace]
-                  [--provider NAME|auto] [--host NAME] [--dry-run]
+                  [--update|--replace [--yes]|--to-file PATH|-] [--restart]
+                  [-R|--no-recursive] [--properties none|local|all] [--dry-run]
+                  [--provider NAME|auto] [--host NAME] [--trust-signer FP]
+                  [--unsigned]
 
 Restores a backup, and what it stands on, into a dataset that does not exist
 yet, and leaves it unmounted. Every backup of the chain is looked at before the

@@ -6,15 +6,16 @@
 from __future__ import annotations
 
 import argparse
-import difflib
+import shlex
 from collections.abc import Callable, Sequence
 from typing import NoReturn
 
 import offsite
-from offsite.cli import completions, helptext, moments, spelling
+from offsite.cli import completions, guesses, helptext, moments, spelling
 from offsite.cli.options import Backup, Command, Help, Keys, List, Options, Restore
 from offsite.console import Output
 from offsite.errors import UsageError
+from offsite.zfs.names import check_dataset_name
 
 _SPELLED = {"to_file": "to-file", "target": "as"}
 _MOST_JOBS = 64
@@ -32,7 +33,7 @@ def parse(argv: Sequence[str]) -> Options:
     """Raises UsageError for everything that cannot be meant."""
     verb, rest, bare = spelling.find_verb(argv)
     if verb is None:
-        return _without_verb(argv)
+        return _without_verb(rest)
     parser = _Parser(prog=f"offsite {verb}", add_help=False, allow_abbrev=False)
     _add_common(parser)
     build = _ADDERS[verb](parser)
@@ -42,7 +43,7 @@ def parse(argv: Sequence[str]) -> Options:
     if given.version:
         return Options(Help(f"offsite {offsite.__version__}"), Output())
     if unknown:
-        raise _not_understood(unknown, parser, verb)
+        raise guesses.not_understood(unknown[0], verb, _options())
     given.bare = bare
     if given.quiet and given.verbose:
         raise UsageError("--quiet and --verbose exclude each other")
@@ -58,20 +59,12 @@ def _without_verb(argv: Sequence[str]) -> Options:
     if given.help:
         return Options(Help(helptext.MAIN), Output())
     if unknown:
-        raise _not_understood(unknown, parser, None)
-    raise UsageError("nothing to do", hint="offsite --help tells what there is")
-
-
-def _not_understood(
-    unknown: Sequence[str], parser: argparse.ArgumentParser, verb: str | None
-) -> UsageError:
-    first = unknown[0].partition("=")[0]
-    hint = f"see offsite {verb + ' ' if verb else ''}--help"
-    if not first.startswith("-"):
-        return UsageError(f"unexpected argument {first!r}", hint=hint)
-    near = difflib.get_close_matches(first, [*_names_of(parser), *spelling.VERB_OPTIONS], n=1)
-    guess = f"did you mean {near[0]}? " if near else ""
-    return UsageError(f"unknown option {first}", hint=guess + hint)
+        raise guesses.not_understood(unknown[0], None, _options())
+    raise UsageError(
+        "nothing to do",
+        hint="offsite --backup DATASET, offsite --restore DATASET --as TARGET, or offsite --list;"
+        " offsite --help tells more",
+    )
 
 
 def _add_common(parser: argparse.ArgumentParser) -> None:
@@ -106,6 +99,8 @@ def add_backup(parser: argparse.ArgumentParser) -> Callable[[argparse.Namespace]
         _refuse_together(
             full=given.full, base=given.base is not None, intermediate=given.intermediate
         )
+        if not all(given.exclude):  # a shell variable that is not set
+            raise UsageError("--exclude names nothing", hint="e.g. --exclude '*/cache'")
         if given.exclude and given.recursive is False:
             raise UsageError("--exclude and --no-recursive exclude each other")
         if given.exclude and not given.recursive and "/" in dataset:
@@ -168,6 +163,8 @@ def add_restore(parser: argparse.ArgumentParser) -> Callable[[argparse.Namespace
                 f"--as {given.target!r} is no dataset name",
                 hint="for a restore it names the new dataset, e.g. --as tank/restored",
             )
+        if given.target is not None:
+            _check_name(given.target)
         _check_fingerprints(given.trust_signer)
         for other in ("update", "replace", "restart", "target", "properties", "recursive"):
             _check_exclusive(given, "to_file", other)
@@ -207,6 +204,13 @@ def add_list(parser: argparse.ArgumentParser) -> Callable[[argparse.Namespace], 
     parser.add_argument("--host", metavar="NAME")
 
     def build(given: argparse.Namespace) -> List:
+        if given.dataset is not None:
+            dataset, snapshot = _split(given.dataset, "list")
+            if snapshot is not None:
+                raise UsageError(
+                    f"{given.dataset!r} is a snapshot: a list is of a dataset, with all of them",
+                    hint=f"offsite --list {shlex.quote(dataset)}",
+                )
         return List(given.dataset, _joined(given.provider), given.host)
 
     return build
@@ -233,10 +237,14 @@ def add_completions(parser: argparse.ArgumentParser) -> Callable[[argparse.Names
             raise UsageError(
                 "completions: for which shell?", hint="offsite completions bash, zsh or fish"
             )
-        verbs = {verb: _options_of(verb) for verb in ("", *spelling.VERBS)}
-        return Help(completions.script(given.shell, verbs, spelling.TAKES_VALUE).rstrip())
+        return Help(completions.script(given.shell, _options(), spelling.TAKES_VALUE).rstrip())
 
     return build
+
+
+def _options() -> dict[str, list[str]]:
+    """Of each verb, and under "" those that need none."""
+    return {verb: _options_of(verb) for verb in ("", *spelling.VERBS)}
 
 
 def _options_of(verb: str) -> list[str]:
@@ -244,11 +252,9 @@ def _options_of(verb: str) -> list[str]:
     _add_common(parser)
     if verb:
         _ADDERS[verb](parser)
-    return [*_names_of(parser), *([] if verb else spelling.VERB_OPTIONS)]
-
-
-def _names_of(parser: argparse.ArgumentParser) -> list[str]:
-    return [name for action in parser._actions for name in action.option_strings]  # noqa: SLF001 - argparse tells its options nowhere else
+    actions = parser._actions  # noqa: SLF001 - argparse tells its options nowhere else
+    names = [name for action in actions for name in action.option_strings]
+    return [*names, *([] if verb else spelling.VERB_OPTIONS)]
 
 
 _ADDERS: dict[str, Callable[[argparse.ArgumentParser], Callable[[argparse.Namespace], Command]]] = {
@@ -269,7 +275,17 @@ def _split(typed: str | None, verb: str) -> tuple[str, str | None]:
             f"{typed!r} is neither DATASET nor DATASET@SNAPSHOT",
             hint=f"e.g. offsite {verb} tank/photos@monday",
         )
+    _check_name(dataset)
     return dataset, snapshot or None
+
+
+def _check_name(dataset: str) -> None:
+    if dataset.startswith(("/", ".", "~")):
+        raise UsageError(
+            f"{dataset!r} is a path, and no dataset",
+            hint="e.g. tank/photos; zfs list shows the names, and where each is mounted",
+        )
+    check_dataset_name(dataset)
 
 
 def _snapshot_of(typed: str) -> str:
@@ -283,7 +299,7 @@ def _snapshot_of(typed: str) -> str:
 
 
 def _base_of(typed: str) -> str:
-    name = typed if typed.startswith("#") else f"@{_snapshot_of(typed)}"
+    name = typed if typed.startswith(("@", "#")) else f"@{typed}"
     if len(name) < _SHORTEST or set(name[1:]) & set("@#/"):
         raise UsageError(
             f"--base {typed!r} is no snapshot or bookmark", hint="e.g. --base @monday, '#mark'"
@@ -302,7 +318,7 @@ def _check_fingerprints(typed: Sequence[str]) -> None:
         if not fingerprint.startswith("SHA256:"):
             raise UsageError(
                 f"--trust-signer {fingerprint!r} is no fingerprint",
-                hint="offsite --list shows it: SHA256:...",
+                hint="offsite keys show tells it, on the machine that made the backup: SHA256:...",
             )
 
 

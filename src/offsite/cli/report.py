@@ -354,7 +354,7 @@ def keys_made(files: Collection[KeyFile]) -> Text:
         lines.append(Text.assemble((f"{word:7}", style), printable(f"{file.kind}: {file.path}")))
         if file.note:
             lines.append(
-                Text(printable(f"       {file.note}"), "yellow" if file.created else "dim")
+                Text(printable(f"       {file.note}"), "dim" if word == "absent" else "yellow")
             )
     return Text("\n").join(lines)
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Sequence
 
+from offsite.cli import guesses
 from offsite.errors import UsageError
 
 VERBS = ("backup", "restore", "list", "keys", "completions")
@@ -16,6 +16,7 @@ VERB_OPTIONS = {
     "-l": "list",
     "--list": "list",
 }
+_ABOUT = {"help": "--help", "version": "--version"}
 TAKES_VALUE = frozenset(
     {"--as", "--provider", "--host", "--trust-signer", "--at", "--to-file"}
     | {"--base", "--exclude", "--jobs", "-j", "--properties"}
@@ -32,22 +33,26 @@ def find_verb(argv: Sequence[str]) -> tuple[str | None, list[str], bool]:
     named = [at for at, word in words if word.partition("=")[0] in VERB_OPTIONS]
     if len(named) > 1:
         one, other = (argv[at].partition("=")[0] for at in named[:2])
-        raise UsageError(f"{one} and {other}: one command does one thing")
+        raise _two(one, other)
     if named:
         (at,) = named
         name, equals, value = argv[at].partition("=")
+        _refuse_second(name, at, words)
         return (
             VERB_OPTIONS[name],
             [*argv[:at], *([value] if equals else []), *argv[at + 1 :]],
             False,
         )
     first = next((at for at, word in words if not word.startswith("-")), None)
+    if first is not None and argv[first] in _ABOUT:
+        return _about(argv[first], [word for at, word in words if at > first])
     if first is None:
         return None, list(argv), False
     word = argv[first]
     if word in VERBS:
         return word, [*argv[:first], *argv[first + 1 :]], False
-    _refuse_misspelled(word)
+    if "/" not in word and "@" not in word:
+        guesses.refuse_word(word, VERBS)
     return ("restore" if "@" in word else "backup"), list(argv), True
 
 
@@ -62,10 +67,29 @@ def _without_values(argv: Sequence[str]) -> list[tuple[int, str]]:
     return found
 
 
-def _refuse_misspelled(word: str) -> None:
-    near = difflib.get_close_matches(word, VERBS, n=1, cutoff=0.75)
-    if near:
+def _refuse_second(option: str, at: int, words: Sequence[tuple[int, str]]) -> None:
+    """Raise UsageError for a verb as a word where there is one as an option, too.
+
+    A pool that is called like a verb comes after the option, and alone.
+    """
+    bare = [(place, word) for place, word in words if not word.startswith("-")]
+    if not bare or bare[0][1] not in VERBS or (len(bare) == 1 and bare[0][0] > at):
+        return
+    raise _two(bare[0][1], option)
+
+
+def _two(one: str, other: str) -> UsageError:
+    hint = "-r is --restore; what is below a dataset, too, is -R" if "-r" in {one, other} else None
+    return UsageError(f"{one} and {other}: one command does one thing", hint=hint)
+
+
+def _about(word: str, rest: Sequence[str]) -> tuple[str | None, list[str], bool]:
+    """``help``, ``help VERB`` and ``version``, as the options of that name."""
+    others = [other for other in rest if not other.startswith("-")]
+    if not others or word == "version":
+        return None, [_ABOUT[word]], False
+    if others[0] not in VERBS:
         raise UsageError(
-            f"unknown command {word!r}; did you mean {near[0]}?",
-            hint=f"if {word} is a pool: offsite backup {word}",
+            f"there is no command {others[0]!r}", hint=f"there are: {', '.join(VERBS)}"
         )
+    return others[0], [_ABOUT[word]], False

@@ -15,6 +15,7 @@ from offsite.keys.load import (
     load_trust,
     load_vouchers,
     refuse_revoked,
+    stranger,
 )
 from offsite.keys.make import KeyFile, initialise, vouch
 from offsite.keys.proof import check
@@ -38,5 +39,6 @@ __all__ = [
     "load_vouchers",
     "refuse_revoked",
     "show",
+    "stranger",
     "vouch",
 ]

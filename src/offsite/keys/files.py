@@ -16,14 +16,15 @@ from offsite.errors import KeysError
 _LONGEST = 1 << 20  # bytes
 _OTHERS_MAY_ANYTHING = 0o077
 _ANYONE_MAY_WRITE = 0o002
+_MAKE = "offsite keys init makes it"
 
 
-def read_private(path: Path) -> bytes:
+def read_private(path: Path, *, missing: str = _MAKE) -> bytes:
     """The bytes of a file that only its owner may read, and the owner is us (or we are root).
 
-    Raises KeysError.
+    Raises KeysError; its hint is ``missing`` if there is no such file.
     """
-    data, status = _read(path)
+    data, status = _read(path, missing)
     mode = stat.S_IMODE(status.st_mode)
     if mode & _OTHERS_MAY_ANYTHING:
         raise KeysError(
@@ -42,7 +43,7 @@ def read_public(path: Path) -> str:
 
     Raises KeysError.
     """
-    data, status = _read(path)
+    data, status = _read(path, _MAKE)
     if status.st_mode & _ANYONE_MAY_WRITE:
         raise KeysError(f"{path} can be changed by anyone", hint=f"chmod o-w {path}")
     return as_text(data, path)
@@ -100,7 +101,7 @@ def append(path: Path, lines: str) -> None:
         raise KeysError(f"cannot write {path}: {error.strerror}") from error
 
 
-def _read(path: Path) -> tuple[bytes, os.stat_result]:
+def _read(path: Path, missing: str) -> tuple[bytes, os.stat_result]:
     try:
         with open(path, "rb", opener=_open_at_once) as file:
             status = os.fstat(file.fileno())
@@ -108,7 +109,7 @@ def _read(path: Path) -> tuple[bytes, os.stat_result]:
                 raise KeysError(f"{path} is not a file")
             data = file.read(_LONGEST + 1)
     except FileNotFoundError as error:
-        raise KeysError(f"{path}: no such key file", hint="offsite keys init") from error
+        raise KeysError(f"{path}: no such key file", hint=missing) from error
     except OSError as error:
         raise KeysError(f"cannot read {path}: {error.strerror}") from error
     if len(data) > _LONGEST:

@@ -20,6 +20,10 @@ from offsite.keys.trust import Trust
 from offsite.keys.vouchers import Voucher
 
 _TERMINAL = "/dev/tty"
+_NO_IDENTITY = (
+    "put the identity that you kept there, or name it in AGE_PRIVATE_KEY_FILE (one that is made now"
+    " opens no backup that there is)"
+)
 # Identity files a passphrase has opened, by path and state; they exist in this process only.
 _unlocked: dict[tuple[Path, int, int], str] = {}
 
@@ -36,7 +40,7 @@ def load_identities(config: Config) -> Identities:
     Raises KeysError, also if there is no identity here.
     """
     path = config.identity_file
-    data = files.read_private(path)
+    data = files.read_private(path, missing=_NO_IDENTITY)
     protected = age.is_passphrase_protected(data)
     identities = age.parse_identities(_text_of(path, data), path)
     if identities.files and (protected or _is_locked_ssh_key(data)):
@@ -59,6 +63,25 @@ def native_identities(config: Config, *, ask: bool) -> tuple[Identity, ...]:
     if age.is_passphrase_protected(data) and not ask and _state(path) not in _unlocked:
         return ()
     return age.parse_identities(_text_of(path, data), path).native
+
+
+def stranger(config: Config) -> str | None:
+    """One line if backups that are made here cannot be opened by the identity that is here.
+
+    None also where that cannot be told: behind a passphrase, an ssh key. Raises KeysError.
+    """
+    path = config.identity_file
+    if not identity_at_hand(config):
+        return None
+    identities = age.parse_identities(files.as_text(files.read_private(path), path), path)
+    if identities.files or not identities.native or not files.exists(config.recipients_file):
+        return None
+    if {one.recipient for one in identities.native} & set(load_recipients(config).lines):
+        return None
+    return (
+        f"{path} opens nothing that is backed up from here: its public part is not in"
+        f" {config.recipients_file}"
+    )
 
 
 def identity_at_hand(config: Config) -> bool:

@@ -25,6 +25,7 @@ from offsite.keys.load import (
     load_signing_key,
     load_vouchers,
     native_identities,
+    stranger,
     unvouched,
     vouchers_file,
 )
@@ -118,7 +119,11 @@ def _identity(config: Config) -> KeyFile:
         if files.create(path, _identity_text(age.generate_identity()), private=True):
             note = "keep a copy where a fire does not reach it: without it nothing can be restored"
             return KeyFile("age identity", path, created=True, note=note)
-    return KeyFile("age identity", path, created=False)
+    misfit = stranger(config)
+    note = (
+        f"{misfit}. Move that away and run this again, or put back the identity that belongs to it"
+    )
+    return KeyFile("age identity", path, created=False, note=note if misfit else "")
 
 
 def _recipients(config: Config) -> KeyFile:

@@ -36,10 +36,10 @@ def check(config: Config) -> list[str]:
     catalog = load_catalog(config)
     documents = Recipients((*recipients.lines, catalog_recipient(config)))
     assert catalog is not None
-    _prove_opens(documents, catalog, config.catalog_key_file)
+    _prove_opens(config, documents, catalog, config.catalog_key_file)
     proven.append(f"{config.catalog_key_file}: opens what is sealed to it")
     if files.exists(config.identity_file):
-        _prove_opens(recipients, load_identities(config), config.identity_file)
+        _prove_opens(config, recipients, load_identities(config), config.identity_file)
         proven.append(f"{config.identity_file}: opens what is sealed to the recipients")
     else:
         proven.append(f"{config.identity_file}: not here; needed to restore, not to back up")
@@ -50,13 +50,16 @@ def check(config: Config) -> list[str]:
     return [*proven, _vouched(config, public)]
 
 
-def _prove_opens(recipients: Recipients, identities: Identities, path: Path) -> None:
+def _prove_opens(
+    config: Config, recipients: Recipients, identities: Identities, path: Path
+) -> None:
     try:
         opened = age.decrypt(age.encrypt(_PROOF, recipients), identities, limit=len(_PROOF))
     except NoKeyError as error:
         raise KeysError(
             f"{path} does not open what is sealed to the recipients",
-            hint="its public part (age-keygen -y) must be among them",
+            hint=f"its public part (age-keygen -y {path}) must be in {config.recipients_file}: move"
+            " that away, and offsite keys init makes it anew from the identity",
         ) from error
     if opened != _PROOF:
         raise KeysError(f"{path} opened something else than was sealed")

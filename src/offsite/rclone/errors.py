@@ -99,7 +99,7 @@ _FAULTS = (
     _fault(
         r"is a file not a directory",
         permanent=True,
-        hint="name a folder, or one that does not exist yet, as the remote's path",
+        hint="name a folder as the remote's path",
     ),
     _fault(
         r"no such host|name resolution|dial tcp|connection refused|unreachable|i/o timeout",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 import shutil
 import sysconfig
 import threading
@@ -12,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from offsite import process
-from offsite.errors import ConfigError
+from offsite.errors import ConfigError, ProviderError
 
 OLDEST = (1, 75)  # before it, serve restic let clients leave the folder (CVE-2026-71309)
 TARGET = "offsite_target:"  # what the provider's remote is called inside our rclone
@@ -83,14 +84,22 @@ def find_program(
 
 
 def check_launch(launch: Launch) -> None:
-    """Raise ConfigError for what rclone would misread: relative paths, flags that are ours."""
-    remote = launch.remote
-    on_the_fly = re.match(r":local[^:]*:(.*)", remote)
-    path = on_the_fly[1] if on_the_fly else remote
-    if (on_the_fly or ":" not in remote.partition("/")[0]) and not path.startswith("/"):
+    """Raise ConfigError for what rclone would misread: relative paths, flags that are ours.
+
+    ProviderError for a folder that is not there: rclone would make it, perhaps where a disk is not
+    mounted.
+    """
+    folder = _folder(launch.remote)
+    if folder is not None and not folder.startswith("/"):
         raise ConfigError(
-            f"provider {launch.provider}: {remote!r} is neither remote:path nor an absolute path",
+            f"provider {launch.provider}: {launch.remote!r} is neither remote:path nor an absolute"
+            " path",
             hint="write the whole path, or name:path with a name that `rclone listremotes` shows",
+        )
+    if folder is not None and _is_missing(folder):
+        raise ProviderError(
+            f"the folder {folder} of provider {launch.provider} is not there: is its disk mounted?",
+            hint=f"if it is a new place: mkdir -p {shlex.quote(folder)}",
         )
     if launch.config is not None and not launch.config.is_file():
         raise ConfigError(
@@ -107,6 +116,23 @@ def check_launch(launch: Launch) -> None:
                 f"RCLONE_FLAGS: {name} would show a secret to every user of this machine",
                 hint="put it into rclone's own configuration: rclone config",
             )
+
+
+def _folder(remote: str) -> str | None:
+    """The path of a folder of this machine; None for what rclone reaches otherwise."""
+    if on_the_fly := re.match(r":local[^:]*:(.*)", remote):
+        return on_the_fly[1]
+    return None if ":" in remote.partition("/")[0] else remote
+
+
+def _is_missing(folder: str) -> bool:
+    try:
+        Path(folder).stat()
+    except FileNotFoundError:
+        return True
+    except OSError:
+        return False  # rclone says what is wrong with it
+    return False
 
 
 def environment(launch: Launch) -> dict[str, str]:

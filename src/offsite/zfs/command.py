@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import os
 import shlex
+import shutil
 import threading
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
@@ -25,8 +26,12 @@ _SSH_DEFAULTS = (
     *("-o", "ServerAliveInterval=15"),
     *("-o", "ServerAliveCountMax=4"),
 )
-_MISSING_ZFS = "install zfsutils-linux, or set ZFS_COMMAND or ZFS_SSH"
-_MISSING_SSH = "install openssh-client"
+_MISSING = {
+    "zfs": "install zfsutils-linux, or set ZFS_COMMAND or ZFS_SSH; restore --to-file needs no zfs",
+    "ssh": "install openssh-client",
+}
+# Where zfs is, and cron and users that are not root do not look.
+_SBIN = "/usr/local/sbin:/usr/sbin:/sbin"
 
 
 @dataclass(frozen=True)
@@ -62,7 +67,7 @@ class Zfs:
         if command[0].rpartition("/")[2] == "sudo" and command[1:2] != ["-n"]:
             command.insert(1, "-n")
         if self.ssh is None:
-            return command
+            return [_found(command[0]), *command[1:]]
         remote = shlex.join(["env", "LC_ALL=C", *command])
         own = ("-o", "ControlPath=none") if stream else ()
         return ["ssh", *self.ssh_options, *_SSH_DEFAULTS, *own, "--", self.ssh, remote]
@@ -189,7 +194,8 @@ class Zfs:
 
     @property
     def _missing(self) -> str:
-        return _MISSING_SSH if self.ssh else _MISSING_ZFS
+        program = "ssh" if self.ssh else self.command[0].rpartition("/")[2]
+        return _MISSING.get(program, f"install {program}, or correct ZFS_COMMAND")
 
 
 def send_args(snapshot: str, *, base: str | None = None, flags: Sequence[str] = ()) -> list[str]:
@@ -199,6 +205,13 @@ def send_args(snapshot: str, *, base: str | None = None, flags: Sequence[str] = 
         return ["send", *flags, snapshot]
     check_base_name(base)
     return ["send", *flags, "-i", base, snapshot]
+
+
+def _found(program: str) -> str:
+    """The program, with its path if only administrators' folders have it."""
+    if "/" in program or shutil.which(program):
+        return program
+    return shutil.which(program, path=_SBIN) or program
 
 
 def _environment() -> dict[str, str]:
