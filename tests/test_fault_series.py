@@ -305,3 +305,11 @@ def test_a_family_dies_at_once() -> None:
         assert main.wait(60) == -signal.SIGKILL
         repo.wait_for(lambda: not any(victims.look_up(each.pid) == each for each in children))
         assert not victims.kill(Victim.FAMILY, main.pid, Host.__new__(Host), random.Random(1))  # noqa: S311
+
+
+def test_those_who_were_spared_are_struck_first() -> None:
+    spared = [Victim.RCLONE, Victim.WORKER]
+    for seed in range(5):
+        strikes = plan.draw(random.Random(seed), "--backup", [*Victim], 4, spared)  # noqa: S311
+        assert [strike.victim for strike in strikes[:2]] == spared
+        assert len([strike for strike in strikes if not strike.late]) == 6

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 from lab.faults import leftovers, report
 from lab.faults.plan import Strike, draw
@@ -44,11 +44,12 @@ def play(
     *,
     seed: int,
     interruptions: int,
+    first: Collection[Victim] = (),
 ) -> list[Score]:
     """A series on a backup of ``dataset``, and on restores of it until there are so many
     ``interruptions``, if ``RESTORES`` are enough for that.
 
-    ``narrow`` is from ``prepare``. Raises DefectError.
+    ``first``: whom to kill before the others. ``narrow`` is from ``prepare``. Raises DefectError.
     """
     snapshots = [*subject.bases, f"s{seed}"]
     before = subject.facts(world, dataset)
@@ -56,7 +57,7 @@ def play(
     backup = ("--backup", f"{dataset}@s{seed}", *subject.way)  # each seed sends everything
     saving = _series(world, f"{subject.name} backup", seed, backup, settings)
     saving.tokens = not subject.old
-    _play(saving, interruptions * 2 // 3)
+    _play(saving, interruptions * 2 // 3, first)
     saving.score.leftovers += leftovers.of_source(world, dataset, snapshots)
     scores = [saving.score]
     for number in range(RESTORES):
@@ -68,7 +69,7 @@ def play(
         name = f"{subject.name} restore {number + 1}"
         loading = _series(world, name, seed, restore, narrow)
         loading.batch = subject.batch
-        _play(loading, max(missing, 2))
+        _play(loading, max(missing, 2), first)
         loading.score.leftovers += leftovers.of_target(world, target, snapshots)
         loading.score.identical = subject.facts(world, target) == before
         scores.append(loading.score)
@@ -76,8 +77,8 @@ def play(
     return scores
 
 
-def _play(series: Series, enough: int) -> None:
-    done = series.play(_plan(series, enough), enough)
+def _play(series: Series, enough: int, first: Collection[Victim]) -> None:
+    done = series.play(_plan(series, enough, first), enough)
     series.score.stream = done.json[series.command[0].strip("-")]["stream_bytes"]
     series.score.leftovers += leftovers.of_world(series.world, series.shared)
 
@@ -90,8 +91,8 @@ def _series(
     return Series(world, command, settings, slow, rng, Score(name, seed))
 
 
-def _plan(series: Series, interruptions: int) -> list[Strike]:
+def _plan(series: Series, interruptions: int, first: Collection[Victim]) -> list[Strike]:
     """Some are survived, so it has twice as many. Where zfs is on this machine there is no ssh."""
     distant = bool(series.world.machine.zfs_settings())
     victims = [victim for victim in Victim if distant or victim is not Victim.SSH]
-    return draw(series.rng, series.command[0], victims, 2 * interruptions)
+    return draw(series.rng, series.command[0], victims, 2 * interruptions, first)

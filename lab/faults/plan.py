@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -74,12 +74,19 @@ _MOMENTS: dict[Moment, Callable[[Run], bool]] = {
 }
 
 
-def draw(rng: random.Random, verb: str, victims: list[Victim], count: int) -> list[Strike]:
-    """``count`` early strikes, every one of ``victims`` about as often as the others.
+def draw(
+    rng: random.Random,
+    verb: str,
+    victims: list[Victim],
+    count: int,
+    first: Collection[Victim] = (),
+) -> list[Strike]:
+    """``count`` early strikes, every one of ``victims`` about as often as the others, but ``first``
+    before all.
 
     Two more wait until the stream is through, and are for those who still work then.
     """
-    early = [_early_or_in_transfer(rng, each) for each in _cycle(rng, victims, count)]
+    early = [_early_or_in_transfer(rng, each) for each in (*first, *_cycle(rng, victims, count))]
     working = [Victim.MAIN, Victim.MAIN, Victim.INTERRUPT, Victim.WORKER, Victim.RCLONE]
     return early + [_strike(rng, rng.choice(working), moment) for moment in LATE[verb]]
 

@@ -118,7 +118,6 @@ def test_what_is_refused_before_zfs_receives_anything(
     for ours_alone in (".config/offsite/signing.key", ".config/age/zfs-backup.txt"):
         (forger.home / ours_alone).unlink()
     forger.configure(ONE_REMOTE=str(tmp_path / "forged"))
-    (tmp_path / "forged").mkdir()
     forger.offsite("keys", "init")
     forger.offsite("--backup", f"{data}@monday")
     (forged,) = (tmp_path / "forged").rglob("manifest.age")
