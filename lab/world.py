@@ -92,7 +92,7 @@ def write_settings(path: Path, settings: Mapping[str, str]) -> None:
     """A config.env, and the folders in which its providers are."""
     lines = (f"{key}={shlex.quote(value)}\n" for key, value in settings.items())
     path.write_text("".join(lines))
-    for key, value in settings.items():
+    for key, value in settings.items():  # but for those right below /, which are in memory
         if key.endswith("_REMOTE") and value.startswith("/") and value.count("/") > 1:
             Path(value).mkdir(parents=True, exist_ok=True)
 

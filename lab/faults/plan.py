@@ -81,8 +81,8 @@ def draw(
     count: int,
     first: Collection[Victim] = (),
 ) -> list[Strike]:
-    """``count`` early strikes, every one of ``victims`` about as often as the others, but ``first``
-    before all.
+    """A strike on each of ``first``, then ``count`` early ones, on each of ``victims`` about as often
+    as on the others.
 
     Two more wait until the stream is through, and are for those who still work then.
     """

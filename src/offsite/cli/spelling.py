@@ -44,11 +44,11 @@ def find_verb(argv: Sequence[str]) -> tuple[str | None, list[str], bool]:
             False,
         )
     first = next((at for at, word in words if not word.startswith("-")), None)
-    if first is not None and argv[first] in _ABOUT:
-        return _about(argv[first], [word for at, word in words if at > first])
     if first is None:
         return None, list(argv), False
     word = argv[first]
+    if word in _ABOUT:
+        return _about(word, [other for at, other in words if at > first])
     if word in VERBS:
         return word, [*argv[:first], *argv[first + 1 :]], False
     if "/" not in word and "@" not in word:

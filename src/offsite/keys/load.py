@@ -56,13 +56,8 @@ def native_identities(config: Config, *, ask: bool) -> tuple[Identity, ...]:
 
     Raises KeysError.
     """
-    path = config.identity_file
-    if not files.exists(path):
-        return ()
-    data = files.read_private(path)
-    if age.is_passphrase_protected(data) and not ask and _state(path) not in _unlocked:
-        return ()
-    return age.parse_identities(_text_of(path, data), path).native
+    found = _identities_here(config, ask=ask)
+    return found.native if found else ()
 
 
 def stranger(config: Config) -> str | None:
@@ -70,17 +65,14 @@ def stranger(config: Config) -> str | None:
 
     None also where that cannot be told: behind a passphrase, an ssh key. Raises KeysError.
     """
-    path = config.identity_file
-    if not identity_at_hand(config):
+    found = _identities_here(config, ask=False)
+    if found is None or found.files or not files.exists(config.recipients_file):
         return None
-    identities = age.parse_identities(files.as_text(files.read_private(path), path), path)
-    if identities.files or not identities.native or not files.exists(config.recipients_file):
-        return None
-    if {one.recipient for one in identities.native} & set(load_recipients(config).lines):
+    if {one.recipient for one in found.native} & set(load_recipients(config).lines):
         return None
     return (
-        f"{path} opens nothing that is backed up from here: its public part is not in"
-        f" {config.recipients_file}"
+        f"{config.identity_file} opens nothing that is backed up from here: its public part is not"
+        f" in {config.recipients_file}"
     )
 
 
@@ -194,6 +186,17 @@ def vouchers_file(config: Config) -> Path:
 def revoked_file(config: Config) -> Path:
     """Beside the signers that are allowed."""
     return config.allowed_signers_file.with_name("revoked_signers")
+
+
+def _identities_here(config: Config, *, ask: bool) -> Identities | None:
+    """None if there are none, or they are behind a passphrase that is not to be asked for."""
+    path = config.identity_file
+    if not files.exists(path):
+        return None
+    data = files.read_private(path)
+    if age.is_passphrase_protected(data) and not ask and _state(path) not in _unlocked:
+        return None
+    return age.parse_identities(_text_of(path, data), path)
 
 
 def _text_of(path: Path, identity: bytes) -> str:
