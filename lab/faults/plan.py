@@ -81,8 +81,8 @@ def draw(
     count: int,
     first: Collection[Victim] = (),
 ) -> list[Strike]:
-    """A strike on each of ``first``, then ``count`` early ones, on each of ``victims`` about as often
-    as on the others.
+    """A strike on each of ``first``, then ``count`` early ones, as many on each of ``victims`` as on
+    any other, or one more.
 
     Two more wait until the stream is through, and are for those who still work then.
     """
