@@ -81,8 +81,7 @@ def draw(
     count: int,
     first: Collection[Victim] = (),
 ) -> list[Strike]:
-    """A strike on each of ``first``, then ``count`` early ones, as many on each of ``victims`` as on
-    any other, or one more.
+    """A strike on each of ``first``, then ``count`` early ones: of ``victims``, all about as often.
 
     Two more wait until the stream is through, and are for those who still work then.
     """
