@@ -104,10 +104,11 @@ def remotes(folder: Path) -> dict[str, str]:
 
 @dataclass(frozen=True)
 class World:
-    """``home`` is the user's, ``machine`` is where the pools are."""
+    """``home`` is the user's, ``machine`` is where the pools are, ``patience`` is in seconds."""
 
     home: Path
     machine: Machine
+    patience: float = PATIENCE  # with each command
 
     @classmethod
     def new(cls, home: Path, machine: Machine) -> World:
@@ -164,7 +165,7 @@ class World:
         """Run an offsite command and check its exit status."""
         running = self.start(*args, **environment)
         try:
-            stdout, stderr = running.communicate(timeout=PATIENCE)
+            stdout, stderr = running.communicate(timeout=self.patience)
         except subprocess.TimeoutExpired:
             running.send_signal(signal.SIGKILL)
             raise

@@ -86,7 +86,13 @@ def streams_equal(world: World, one: str, other: str) -> bool:
     return len(first) > 1000 and first == second
 
 
-def test_the_snapshot_is_held_only_while_it_is_sent(world: World, data: str) -> None:
+OTHERS = [pytest.param(one, marks=pytest.mark.soak) for one in (signal.SIGINT, signal.SIGHUP)]
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, *OTHERS])
+def test_the_snapshot_is_held_only_while_it_is_sent(
+    world: World, data: str, number: signal.Signals
+) -> None:
     running = world.start("--backup", f"{data}@held", RCLONE_FLAGS="--bwlimit 500k")
     try:
         wait_for(lambda: world.receipts() >= 1)
@@ -95,11 +101,11 @@ def test_the_snapshot_is_held_only_while_it_is_sent(world: World, data: str) -> 
         assert destroyed.status != 0
         rclones = [one for one in victims.children(running.pid) if one.is_rclone]
         assert len(rclones) == 2  # one a provider, however many chunks
-        running.send_signal(signal.SIGINT)
+        running.send_signal(number)
         _, stderr = running.communicate(timeout=60)
     finally:
         running.kill()
-    assert running.returncode == 130
+    assert running.returncode == 128 + number
     told = re.search(rf"stopped; (\d+) chunks? stored, but {data}@held is not backed up", stderr)
     assert told is not None, stderr
     assert int(told[1]) > 0

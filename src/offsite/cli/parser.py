@@ -45,8 +45,7 @@ def parse(argv: Sequence[str]) -> Options:
     if unknown:
         raise guesses.not_understood(unknown[0], verb, _options())
     given.bare = bare
-    if given.quiet and given.verbose:
-        raise UsageError("--quiet and --verbose exclude each other")
+    _check_exclusive(given, "quiet", "verbose")
     return Options(build(given), Output(given.quiet, given.verbose, given.json))
 
 
@@ -96,9 +95,7 @@ def add_backup(parser: argparse.ArgumentParser) -> Callable[[argparse.Namespace]
                 hint=f"{dataset} --as {given.alias} makes a new one, {given.dataset} alone takes"
                 " or makes that one",
             )
-        _refuse_together(
-            full=given.full, base=given.base is not None, intermediate=given.intermediate
-        )
+        _check_exclusive(given, "full", "base", "intermediate")
         if not all(given.exclude):  # a shell variable that is not set
             raise UsageError("--exclude names nothing", hint="e.g. --exclude '*/cache'")
         if given.exclude and given.recursive is False:
@@ -124,13 +121,6 @@ def add_backup(parser: argparse.ArgumentParser) -> Callable[[argparse.Namespace]
         )
 
     return build
-
-
-def _refuse_together(**options: bool) -> None:
-    """Raise UsageError if more than one of them is given."""
-    given = [f"--{name}" for name, is_given in options.items() if is_given]
-    if len(given) > 1:
-        raise UsageError(f"{given[0]} and {given[1]} exclude each other")
 
 
 def _add_recursion(parser: argparse.ArgumentParser) -> None:
