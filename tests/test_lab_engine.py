@@ -11,6 +11,7 @@ from lab import engine, keeper, uml
 from lab.errors import LabError
 from lab.plan import Spec
 from lab.recipe.build import Product
+from tests.thorough import cases
 
 NETWORK = "touch bess; exec sleep 300"
 HANGS = "echo BOOTING; sleep 300 & sleep 300"
@@ -33,24 +34,18 @@ def write_program(path: Path, script: str) -> None:
     path.chmod(0o755)
 
 
-@pytest.mark.parametrize(
-    ("script", "told", "least"),
-    [
-        (HANGS, SILENT, PATIENCE),
-        (f"echo lab: ready; {HANGS}", SILENT, PATIENCE),  # and nobody answers at its port
-        ("echo BOOTING; exit 1", "ended before it answered", 0),
-    ],
-)
-@pytest.mark.parametrize("owned", [True, False])
+ENDS = [
+    (HANGS, SILENT, PATIENCE),
+    (f"echo lab: ready; {HANGS}", SILENT, PATIENCE),  # and nobody answers at its port
+    ("echo BOOTING; exit 1", "ended before it answered", 0),
+]
+
+
+@pytest.mark.parametrize(("end", "owned"), cases(ENDS, [True, False]))
 def test_a_guest_that_never_answers(
-    spec: Spec,
-    monkeypatch: pytest.MonkeyPatch,
-    script: str,
-    told: str,
-    least: float,
-    *,
-    owned: bool,
+    spec: Spec, monkeypatch: pytest.MonkeyPatch, end: tuple[str, str, float], *, owned: bool
 ) -> None:
+    script, told, least = end
     write_program(spec.product.kernel, script)
     monkeypatch.setattr(uml, "forward", lambda _, free_port: free_port())
     check_told(spec, rf"(?s)the guest {told}\n.*serial.log: .*BOOTING", least, owned=owned)
