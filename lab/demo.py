@@ -101,7 +101,7 @@ def play(there: Machine, folder: Path, noise: int = NOISE) -> None:
         shutil.rmtree(cellar)
         interrupted_restore(world, before, plug=(noise + 3) * 4 // 10)
         without_offsite(world, before, cloud, folder)
-        next_day(world)
+        next_day(world, cellar)
         whole_pool(world)
     finally:
         there.destroy_pool(POOL)
@@ -157,9 +157,10 @@ def without_offsite(world: World, before: str, provider: Path, folder: Path) -> 
     same(before, world.facts(f"{POOL}/by-hand"))
 
 
-def next_day(world: World) -> None:
+def next_day(world: World, cellar: Path) -> None:
     """An incremental backup, and a restore of the chain."""
     title("The next day: the snapshot is destroyed, files have changed, the cellar is rebuilt")
+    cellar.mkdir()
     world.machine.script(NEXT_DAY.format(DATA))
     typed(world, "--backup", f"{DATA}@next-day")
     rows = world.offsite("--list", DATA, "--json").json["backups"]
