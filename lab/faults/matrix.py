@@ -49,7 +49,7 @@ def play(
     """A series on a backup of ``dataset``, and on restores of it until there are so many
     ``interruptions``, if ``RESTORES`` are enough for that.
 
-    ``first``: whom to kill before the others. ``narrow`` is from ``prepare``. Raises DefectError.
+    ``first``: whom to kill before the others, each once. ``narrow`` is from ``prepare``. Raises DefectError.
     """
     snapshots = [*subject.bases, f"s{seed}"]
     before = subject.facts(world, dataset)
@@ -69,7 +69,9 @@ def play(
         name = f"{subject.name} restore {number + 1}"
         loading = _series(world, name, seed, restore, narrow)
         loading.batch = subject.batch
-        _play(loading, max(missing, 2), first)
+        struck = {fault.victim for fault in report.faults(scores)}
+        spared = [victim for victim in first if victim not in struck]
+        _play(loading, max(missing, 2), spared)
         loading.score.leftovers += leftovers.of_target(world, target, snapshots)
         loading.score.identical = subject.facts(world, target) == before
         scores.append(loading.score)

@@ -47,7 +47,7 @@ def interrupt(world: World, pool: str, subject: Subject, enough: int) -> list[Sc
     mine: list[Score] = []
     for number in range(ROUNDS):
         missing = enough - report.interruptions(mine)
-        spared = sorted(_spared(world, mine)) if mine else []
+        spared = sorted(_spared(world, mine))
         if missing <= 0 and not spared:
             break
         seed, more = SEED + number, max(missing, len(spared))
