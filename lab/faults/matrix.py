@@ -49,7 +49,8 @@ def play(
     """A series on a backup of ``dataset``, and on restores of it until there are so many
     ``interruptions``, if ``RESTORES`` are enough for that.
 
-    ``first``: whom to kill before the others, each once. ``narrow`` is from ``prepare``. Raises DefectError.
+    ``first``: whom to kill before the others, once. ``narrow`` is from ``prepare``. Raises
+    DefectError.
     """
     snapshots = [*subject.bases, f"s{seed}"]
     before = subject.facts(world, dataset)

@@ -9,18 +9,21 @@ import subprocess
 import sys
 import termios
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import pytest
 
 from lab import LabError, Machine, cache, demo
+from lab.world import World
 from tests.programs import needs
 
 ROOT = Path(__file__).parents[2]
+Capture = pytest.CaptureFixture[str]
 LIMIT = 1800  # seconds; the lab may have to be built
 
+UNCUT = 5  # the first of the scenes without a kill
 SCENES = (
     f"$ offsite --backup {demo.DATA}@today",
     "(token)",
@@ -34,7 +37,7 @@ SCENES = (
 
 
 @contextmanager
-def terminal(capfd: pytest.CaptureFixture[str]) -> Iterator[list[bytes]]:
+def terminal(capfd: Capture) -> Iterator[list[bytes]]:
     """stdout and stderr are a terminal; what came out there is whole after the end."""
     seen: list[bytes] = []
     ours, theirs = pty.openpty()
@@ -76,13 +79,29 @@ def test_where_no_machine_can_be_had_it_says_so(monkeypatch: pytest.MonkeyPatch)
         demo.main()
 
 
-def test_the_demo_plays_on_a_terminal(
-    machine: Machine, tmp_path: Path, capfd: pytest.CaptureFixture[str]
-) -> None:
+def test_the_demo_plays_on_a_terminal(machine: Machine, tmp_path: Path, capfd: Capture) -> None:
     with terminal(capfd) as seen:
         assert sys.stdout.isatty()
         demo.play(machine, tmp_path, noise=8)
     check_scenes(b"".join(seen).decode())
+
+
+@pytest.mark.gate
+def test_nobody_pulls_the_plug(
+    machine: Machine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: Capture
+) -> None:
+    """The same scenes without the kills, which wait for a moment."""
+
+    def backup(world: World, plug: int) -> None:
+        world.offsite("--backup", f"{demo.DATA}@today")
+
+    def restore(world: World, before: str, plug: int) -> None:
+        world.offsite("--restore", demo.DATA, "--as", f"{demo.POOL}/restored")
+
+    monkeypatch.setattr(demo, "interrupted_backup", backup)
+    monkeypatch.setattr(demo, "interrupted_restore", restore)
+    demo.play(machine, tmp_path, noise=1)
+    check_scenes(capfd.readouterr().out, SCENES[UNCUT:])
 
 
 @pytest.mark.lab
@@ -112,8 +131,8 @@ def test_the_script_plays_from_a_clean_clone_in_an_empty_home(tmp_path: Path) ->
     assert list(home.iterdir()) == []
 
 
-def check_scenes(told: str) -> None:
+def check_scenes(told: str, scenes: Sequence[str] = SCENES) -> None:
     told = re.sub(r"\bdemo\d+/", f"{demo.POOL}/", told)  # a pool of that run's own
-    for words in SCENES:
+    for words in scenes:
         before, found, told = told.partition(words)
         assert found, before
