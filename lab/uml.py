@@ -17,7 +17,7 @@ SHARED_MEMORY = Path("/dev/shm")  # noqa: S108 - the kernel's file there has no 
 MTU = 1500
 # Where the guest's kernel (6.12) sizes the buffer of what it receives, it tells of a full window of
 # a new connection only when its timer for that runs out, 40 to 200 ms later: 8 MiB over one of its
-# own took 3 to 9 s, and with a buffer of one size 0.3 to 1 s.
+# own took 3 to 9 s, and with a buffer of one size mostly 0.3 to 1 s.
 FIXED_BUFFER = "tcp_moderate_rcvbuf=0"
 FORWARD_TRIES = 20
 API_TIMEOUT = 20  # seconds

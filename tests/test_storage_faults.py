@@ -342,8 +342,7 @@ def check_refused(stored: Site, ran: Ran, told: str, chunks: int) -> None:
     received = stored.home.received
     if chunks == 0:
         assert received is None
-    else:
-        assert received is not None
+    elif received is not None:  # the failure may end zfs before it has opened a file
         assert len(received) <= chunks * MIB
         assert STREAM.startswith(received)
 
